@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lockstep/engine/tensor/tensor.h"
+
+namespace lockstep::data {
+
+// Some samples with their targets; the first dimension of both tensors counts the samples.
+struct Batch {
+  Tensor x, y;
+  int64_t samples = 0;
+
+  int64_t size() const { return samples; }
+};
+
+// What one forward and backward pass takes.
+struct MicroBatch {
+  Tensor x, y;
+  int64_t index = 0;    // global number within the step: rank * accumulate + k
+  int64_t samples = 0;  // the first dimension of x and y
+
+  int64_t size() const { return samples; }
+};
+
+// Tensors with their names, in registration order.
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+
+// Filled in by DataParallel while the step runs.
+struct StepReport {
+  double loss = 0.0;  // mean over the step's global samples
+  bool has_loss = false;
+  double communication_seconds = 0.0;          // launch to completion, summed over the buckets
+  double exposed_communication_seconds = 0.0;  // the wait after backward's last kernel
+  // What is being trained, parameters before buffers: how a job learns whose hash to report.
+  std::shared_ptr<const NamedTensors> weights;
+};
+
+// One optimizer step's share of this rank.
+struct Step {
+  int64_t index = 0;           // optimizer step, from 0 over all epochs
+  int64_t epoch = 0;           // from 0
+  int64_t global_samples = 0;  // over all ranks and micro-batches
+  std::vector<MicroBatch> micros;
+  StepReport report;
+};
+
+}  // namespace lockstep::data

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <mpi.h>
+
+#include "lockstep/distributed/collective.h"
+
+namespace lockstep::distributed {
+
+// Which rank lives where. Nodes are ordered by their lowest rank, a node's ranks ascend.
+struct NodeLayout {
+  std::vector<std::vector<int>> nodes;  // the ranks of each node
+  int node = 0;                         // of this rank
+  int index = 0;                        // of this rank, within its node
+
+  // The order in which contributions are combined: node by node. Equal to rank order where the
+  // launcher places ranks in blocks.
+  std::vector<int> reduction_order() const;
+};
+
+// The part of a collective that travels between nodes, by non-blocking MPI calls that are tested
+// between short sleeps. Replaceable: nothing else knows how bytes cross the network.
+class AcrossNodes {
+ public:
+  // `check_abort` is called while waiting and throws to end the wait. `comm` stays the caller's.
+  // After an exception messages may be under way still: then never destroy it.
+  AcrossNodes(MPI_Comm comm, NodeLayout layout, std::function<void()> check_abort);
+  ~AcrossNodes();
+  AcrossNodes(const AcrossNodes&) = delete;
+  AcrossNodes& operator=(const AcrossNodes&) = delete;
+
+  // Compares this node's call with its neighbours'; the first rank of each node does the talking.
+  void check_same_call(const Signature& signature);
+
+  // regions[i] is the contribution of this node's i-th rank; all end with the reduction over all
+  // ranks in reduction_order(), once all ranks of the node have returned. The data travels in
+  // blocks of `block` elements: a node may pass them one per call, where another passes all at
+  // once.
+  void all_reduce(DType dtype, ReduceOp op, std::span<std::byte* const> regions, int64_t count,
+                  int64_t block);
+
+  // Any other collective, among all ranks.
+  void run(const Collective& collective);
+
+ private:
+  class Chain;
+  struct Message {
+    std::byte* data;
+    size_t bytes;
+    int peer;
+  };
+
+  int rank() const;
+  void exchange(std::span<const Message> sends, std::span<const Message> receives);
+  void finish(std::span<MPI_Request> requests);
+
+  MPI_Comm comm_;
+  const NodeLayout layout_;
+  std::function<void()> check_abort_;
+
+  // What messages are received into. Never the stack: after an abort they may still arrive.
+  std::vector<std::byte> buffers_;  // of the chain
+  std::vector<std::byte> parts_;    // of a reduce_scatter
+  std::array<Signature, 2> neighbours_;
+  Signature mine_;
+};
+
+}  // namespace lockstep::distributed

@@ -1,0 +1,129 @@
+#include "lockstep/distributed/collective.h"
+
+#include <cstring>
+
+#include "lockstep/engine/tensor/check.h"
+
+namespace lockstep::distributed {
+namespace {
+
+std::string_view name_of(CollectiveKind kind) {
+  switch (kind) {
+    case CollectiveKind::kAllReduce:
+      return "all_reduce";
+    case CollectiveKind::kBroadcast:
+      return "broadcast";
+    case CollectiveKind::kReduceScatter:
+      return "reduce_scatter";
+    case CollectiveKind::kAllGather:
+      return "all_gather";
+    case CollectiveKind::kAllToAll:
+      return "all_to_all";
+    case CollectiveKind::kBarrier:
+      return "barrier";
+    case CollectiveKind::kAllocate:
+      return "allocate";
+  }
+  return "unknown";
+}
+
+std::string_view name_of(ReduceOp op) {
+  return op == ReduceOp::kSum ? "sum" : op == ReduceOp::kMin ? "min" : "max";
+}
+
+bool reduces(CollectiveKind kind) {
+  return kind == CollectiveKind::kAllReduce || kind == CollectiveKind::kReduceScatter;
+}
+
+bool overlap(const Buffer& a, const Buffer& b) {
+  const auto a_begin = reinterpret_cast<uintptr_t>(a.data);
+  const auto b_begin = reinterpret_cast<uintptr_t>(b.data);
+  return a_begin < b_begin + b.bytes() && b_begin < a_begin + a.bytes();
+}
+
+const std::byte* part(const Buffer& buffer, int index, int size) {
+  return static_cast<const std::byte*>(buffer.data) +
+         buffer.bytes() / static_cast<size_t>(size) * static_cast<size_t>(index);
+}
+
+}  // namespace
+
+std::string Signature::str() const {
+  std::string text{name_of(kind)};
+  if (reduces(kind)) text += fmt::format("({})", name_of(op));
+  if (kind == CollectiveKind::kAllocate) {
+    text += fmt::format(" of {} bytes", count);
+  } else if (kind != CollectiveKind::kBarrier) {
+    text += fmt::format(" of {} {}", count, lockstep::name_of(dtype));
+  }
+  if (kind == CollectiveKind::kBroadcast) text += fmt::format(" from rank {}", root);
+  return text + fmt::format(", call {}", sequence);
+}
+
+Signature signature_of(const Collective& collective, uint64_t sequence) {
+  Signature signature;
+  signature.sequence = sequence;
+  signature.kind = collective.kind;
+  signature.count = collective.in.count;
+  signature.dtype = collective.in.dtype;
+  if (reduces(collective.kind)) signature.op = collective.op;
+  if (collective.kind == CollectiveKind::kBroadcast) signature.root = collective.root;
+  return signature;
+}
+
+void check_same(const Signature& mine, int my_rank, const Signature& theirs, int their_rank) {
+  if (mine == theirs) return;
+  fail<DistributedError>(
+      "[rank {0}] collectives do not match: rank {0} issued {1}; rank {2} issued {3}. Every rank "
+      "must issue the same collectives in the same order",
+      my_rank, mine.str(), their_rank, theirs.str());
+}
+
+void check_arguments(const Collective& c, int rank, int size) {
+  const auto name = name_of(c.kind);
+  for (const Buffer* buffer : {&c.in, &c.out}) {
+    check(buffer->count >= 0, "[{}] a buffer has {} elements", name, buffer->count);
+    check(buffer->data != nullptr || buffer->count == 0, "[{}] a buffer of {} elements is null",
+          name, buffer->count);
+  }
+  check(c.in.dtype == c.out.dtype, "[{}] in is {}, out is {}", name, lockstep::name_of(c.in.dtype),
+        lockstep::name_of(c.out.dtype));
+  check(c.in.device == c.out.device, "[{}] in is on {}, out is on {}", name, c.in.device.str(),
+        c.out.device.str());
+  switch (c.kind) {
+    case CollectiveKind::kBroadcast:
+      check(c.root >= 0 && c.root < size, "[{}] root {} is not one of {} ranks", name, c.root,
+            size);
+      break;
+    case CollectiveKind::kReduceScatter:
+      check(c.in.count == size * c.out.count, "[{}] in has {} elements, out {}; {} ranks need {}",
+            name, c.in.count, c.out.count, size, size * c.out.count);
+      check(!overlap(c.in, c.out) || c.out.data == part(c.in, rank, size),
+            "[{}] out overlaps in without being part {} of it", name, rank);
+      break;
+    case CollectiveKind::kAllGather:
+      check(c.out.count == size * c.in.count, "[{}] in has {} elements, out {}; {} ranks need {}",
+            name, c.in.count, c.out.count, size, size * c.in.count);
+      check(!overlap(c.in, c.out) || c.in.data == part(c.out, rank, size),
+            "[{}] in overlaps out without being part {} of it", name, rank);
+      break;
+    case CollectiveKind::kAllToAll:
+      check(c.in.count == c.out.count && c.in.count % size == 0,
+            "[{}] in has {} elements, out {}; they must be equal and divisible by {} ranks", name,
+            c.in.count, c.out.count, size);
+      check(!overlap(c.in, c.out), "[{}] in and out overlap", name);
+      break;
+    default:
+      break;
+  }
+  check(!reduces(c.kind) || c.op != ReduceOp::kSum || c.in.dtype != DType::kBool,
+        "[{}] bool has no sum; use min or max", name);
+}
+
+void copy_in_to_out(const Collective& c) {
+  if (c.in.count > 0 && c.in.data != c.out.data) {
+    std::memcpy(c.out.data, c.in.data, c.in.bytes());
+  }
+}
+
+}  // namespace lockstep::distributed

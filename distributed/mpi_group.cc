@@ -1,0 +1,340 @@
+#include "lockstep/distributed/mpi_group.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <thread>
+
+#include <mpi.h>
+#include <unistd.h>
+
+#include "lockstep/distributed/across_nodes.h"
+#include "lockstep/distributed/backoff.h"
+#include "lockstep/distributed/mpi_calls.h"
+#include "lockstep/distributed/mpi_runtime.h"
+#include "lockstep/distributed/node_team.h"
+#include "lockstep/distributed/work_queue.h"
+#include "lockstep/engine/tensor/check.h"
+
+namespace lockstep::distributed {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+enum AlarmTag : int { kAborted = 1, kReported = 2 };
+constexpr int kAlarmBytes = 2048;
+
+// A private copy of a communicator whose errors are returned.
+MPI_Comm duplicate(MPI_Comm comm) {
+  MPI_Comm copy = MPI_COMM_NULL;
+  LOCKSTEP_MPI(MPI_Comm_dup(comm, &copy));
+  LOCKSTEP_MPI(MPI_Comm_set_errhandler(copy, MPI_ERRORS_RETURN));
+  return copy;
+}
+
+// The ranks that share memory with this one, by rank.
+MPI_Comm node_of(MPI_Comm world) {
+  MPI_Comm machine = MPI_COMM_NULL;
+  LOCKSTEP_MPI(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine));
+  const char* text = std::getenv("LOCKSTEP_RANKS_PER_NODE");
+  if (text == nullptr || *text == '\0') return machine;
+  const int per_node = std::atoi(text);
+  check(per_node >= 1, "[mpi group] LOCKSTEP_RANKS_PER_NODE={} must be a positive number", text);
+  int index = 0;
+  LOCKSTEP_MPI(MPI_Comm_rank(machine, &index));
+  MPI_Comm node = MPI_COMM_NULL;
+  LOCKSTEP_MPI(MPI_Comm_split(machine, index / per_node, index, &node));
+  LOCKSTEP_MPI(MPI_Comm_free(&machine));
+  return node;
+}
+
+NodeLayout layout_of(MPI_Comm world, MPI_Comm node) {
+  int rank = 0;
+  int size = 0;
+  LOCKSTEP_MPI(MPI_Comm_rank(world, &rank));
+  LOCKSTEP_MPI(MPI_Comm_size(world, &size));
+  int leader = rank;
+  LOCKSTEP_MPI(MPI_Bcast(&leader, 1, MPI_INT, 0, node));
+  std::vector<int> leaders(static_cast<size_t>(size));
+  LOCKSTEP_MPI(MPI_Allgather(&leader, 1, MPI_INT, leaders.data(), 1, MPI_INT, world));
+  NodeLayout layout;
+  for (int first = 0; first < size; ++first) {
+    if (leaders[static_cast<size_t>(first)] != first) continue;
+    if (first == leader) layout.node = static_cast<int>(layout.nodes.size());
+    auto& ranks = layout.nodes.emplace_back();
+    for (int r = first; r < size; ++r) {
+      if (leaders[static_cast<size_t>(r)] != first) continue;
+      if (r == rank) layout.index = static_cast<int>(ranks.size());
+      ranks.push_back(r);
+    }
+  }
+  return layout;
+}
+
+// Memory mapped by all ranks of the node; collective among them.
+std::shared_ptr<NodeMemory> make_control_memory(MPI_Comm node, NodeMemory::Kind& kind) {
+  int index = 0;
+  int size = 0;
+  LOCKSTEP_MPI(MPI_Comm_rank(node, &index));
+  LOCKSTEP_MPI(MPI_Comm_size(node, &size));
+  int worst = 0;
+  kind = NodeMemory::preferred_kind();
+  for (;;) {
+    std::shared_ptr<NodeMemory> memory;
+    NodeMemory::Ticket ticket;
+    if (index == 0) {
+      memory = NodeMemory::create(kind, NodeTeam::control_bytes(), size, index, ticket);
+    }
+    LOCKSTEP_MPI(MPI_Bcast(&ticket, sizeof(ticket), MPI_BYTE, 0, node));
+    int error = ticket.error;
+    if (index != 0 && error == 0) memory = NodeMemory::attach(ticket, index, error);
+    LOCKSTEP_MPI(MPI_Allreduce(&error, &worst, 1, MPI_INT, MPI_MAX, node));
+    if (memory) memory->forget_name();
+    if (worst == 0) return memory;
+    check<DistributedError>(kind == NodeMemory::Kind::kAnonymousFile,
+                            "[mpi group] the ranks of this node cannot share memory: {}",
+                            std::strerror(worst));
+    kind = NodeMemory::Kind::kSharedMemoryObject;
+  }
+}
+
+class NodeGroupMemory final : public Memory {
+ public:
+  NodeGroupMemory(std::shared_ptr<NodeMemory> memory, int index)
+      : memory_(std::move(memory)), index_(index) {}
+  void* data() const override { return memory_->slice(index_); }
+  size_t bytes() const override { return memory_->slice_bytes(); }
+
+ private:
+  std::shared_ptr<NodeMemory> memory_;
+  int index_;
+};
+
+class MpiGroup final : public ProcessGroup {
+ public:
+  MpiGroup(MPI_Comm comm, MPI_Comm alarms, NodeLayout layout, std::unique_ptr<NodeTeam> team)
+      : ProcessGroup(rank_in(layout), size_in(layout)),
+        comm_(comm),
+        alarms_(alarms),
+        layout_(std::move(layout)),
+        team_(std::move(team)),
+        queue_(fmt::format("ls-mpi-{}", rank())) {
+    if (layout_.nodes.size() == 1) return;
+    across_ = std::make_unique<AcrossNodes>(comm_, layout_, [this] { hear_alarms(); });
+    team_->set_idle_hook([this] { hear_alarms(); });
+    reduce_regions_ = [this](const Collective& c, std::span<std::byte* const> regions,
+                             int64_t count) {
+      check_nodes_agree();
+      const size_t block = team_->staging_bytes() / size_of(c.in.dtype);
+      across_->all_reduce(c.in.dtype, c.op, regions, count, static_cast<int64_t>(block));
+    };
+  }
+
+  ~MpiGroup() override {
+    if (std::uncaught_exceptions() > 0) abort("an exception destroyed the process group");
+    queue_.drain_and_join();
+    if (team_->aborted()) {
+      // Messages may still be on their way into these buffers and communicators.
+      static_cast<void>(across_.release());
+    } else if (mpi_runtime::initialized()) {
+      across_.reset();
+      MPI_Comm_free(&comm_);
+      MPI_Comm_free(&alarms_);
+    }
+  }
+
+  std::string_view name() const override { return "mpi"; }
+
+  std::shared_ptr<Memory> allocate(size_t bytes, Device device) override {
+    check(device.is_cpu(), "[allocate] the mpi group has no memory on {}", device.str());
+    team_->throw_if_aborted();
+    std::shared_ptr<NodeMemory> memory;
+    queue_.launch([&] { guarded([&] { memory = team_->allocate(bytes); }); }, Launch::kBlocking);
+    return std::make_shared<NodeGroupMemory>(std::move(memory), layout_.index);
+  }
+
+  void abort(const std::string& reason) noexcept override {
+    try {
+      mpi_runtime::mark_failed();
+      const std::string text = fmt::format("[rank {}] aborted: {}", rank(), reason);
+      if (!team_->abort(text) || !across_) return;
+      // What is queued fails at the raised flag, then the alarm is sent.
+      const auto sent = queue_.launch([this, text] { sound_alarm(text); }, Launch::kAsync);
+      const auto deadline = Clock::now() + std::chrono::seconds(2);
+      while (!sent.is_completed() && Clock::now() < deadline) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    } catch (...) {  // no memory, no thread: the flag has been raised, or nothing can be
+    }
+  }
+
+  bool wait_for_peers_to_fail(std::chrono::milliseconds timeout) noexcept {
+    const auto deadline = Clock::now() + timeout;
+    mpi_runtime::mark_failed();
+    try {
+      if (across_) send_to_other_nodes("", kReported);
+      const bool here = team_->wait_for_peers_to_fail(timeout);
+      const int missing = size() - team_->size();
+      while (across_ && reported_ < missing && Clock::now() < deadline) {
+        listen();
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      }
+      return here && reported_ >= missing;
+    } catch (...) {
+      return false;
+    }
+  }
+
+ private:
+  static int rank_in(const NodeLayout& layout) {
+    return layout.nodes[static_cast<size_t>(layout.node)][static_cast<size_t>(layout.index)];
+  }
+  static int size_in(const NodeLayout& layout) {
+    return static_cast<int>(layout.reduction_order().size());
+  }
+
+  Work issue(const Collective& collective, Launch launch) override {
+    check(collective.in.device.is_cpu(), "[mpi group] buffers must be on the CPU, not on {}",
+          collective.in.device.str());
+    team_->throw_if_aborted();
+    return queue_.launch([this, collective] { guarded([&] { run(collective); }); }, launch);
+  }
+
+  void run(const Collective& collective) {
+    nodes_agree_ = false;
+    if (!across_) {
+      run_in_team(*team_, collective);
+    } else if (collective.kind == CollectiveKind::kAllReduce) {
+      run_in_team(*team_, collective, reduce_regions_);
+    } else {
+      team_->meet(collective);
+      check_nodes_agree();
+      across_->run(collective);
+    }
+  }
+
+  // Once per call, before any data travels: what follows could not tell a wrong call from a broken
+  // message.
+  void check_nodes_agree() {
+    if (nodes_agree_) return;
+    across_->check_same_call(team_->signature());
+    team_->barrier();
+    nodes_agree_ = true;
+  }
+
+  // Whatever goes wrong in a collective ends the group on all ranks.
+  template <typename Body>
+  void guarded(Body body) {
+    try {
+      body();
+    } catch (const std::exception& error) {
+      mpi_runtime::mark_failed();
+      std::string text = error.what();
+      if (text.compare(0, 6, "[rank ") != 0) {
+        text = fmt::format("[rank {}] aborted: {}", rank(), text);
+      }
+      if (team_->abort(text) && across_) sound_alarm(text);
+      throw;
+    }
+  }
+
+  void sound_alarm(const std::string& text) noexcept {
+    try {
+      send_to_other_nodes(text, kAborted);
+    } catch (...) {  // they will notice when the launcher ends the job
+    }
+  }
+
+  // Waits a second at most: a peer may be gone.
+  void send_to_other_nodes(const std::string& text, AlarmTag tag) {
+    std::string& kept = outgoing_[tag == kAborted ? 0 : 1];  // a late send still reads it
+    kept = text.substr(0, kAlarmBytes);
+    std::vector<MPI_Request> requests;
+    for (size_t n = 0; n < layout_.nodes.size(); ++n) {
+      if (static_cast<int>(n) == layout_.node) continue;
+      for (const int peer : layout_.nodes[n]) {
+        LOCKSTEP_MPI(MPI_Isend(kept.data(), static_cast<int>(kept.size()), MPI_CHAR, peer, tag,
+                               alarms_, &requests.emplace_back(MPI_REQUEST_NULL)));
+      }
+    }
+    const auto deadline = Clock::now() + std::chrono::seconds(1);
+    Backoff backoff;
+    for (int done = 0; done == 0 && Clock::now() < deadline; backoff.pause()) {
+      LOCKSTEP_MPI(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done,
+                               MPI_STATUSES_IGNORE));
+    }
+  }
+
+  // Takes in what other nodes have to say; passes an abort on to this node.
+  void listen() {
+    for (;;) {
+      int there = 0;
+      MPI_Status status;
+      LOCKSTEP_MPI(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, alarms_, &there, &status));
+      if (there == 0) return;
+      char text[kAlarmBytes];
+      int length = 0;
+      LOCKSTEP_MPI(MPI_Get_count(&status, MPI_CHAR, &length));
+      LOCKSTEP_MPI(MPI_Recv(text, kAlarmBytes, MPI_CHAR, status.MPI_SOURCE, status.MPI_TAG, alarms_,
+                            MPI_STATUS_IGNORE));
+      if (status.MPI_TAG == kAborted) {
+        mpi_runtime::mark_failed();
+        team_->abort(std::string(text, static_cast<size_t>(length)));
+      } else {
+        ++reported_;
+      }
+    }
+  }
+
+  void hear_alarms() {
+    team_->throw_if_aborted();
+    listen();
+    team_->throw_if_aborted();
+  }
+
+  MPI_Comm comm_;
+  MPI_Comm alarms_;  // for aborts, apart from the data
+  const NodeLayout layout_;
+  std::unique_ptr<NodeTeam> team_;
+  std::unique_ptr<AcrossNodes> across_;  // null if all ranks share one node
+  ReduceRegions reduce_regions_;
+  bool nodes_agree_ = false;
+  std::string outgoing_[2];
+  int reported_ = 0;
+  WorkQueue queue_;  // last: its thread uses all of the above
+};
+
+}  // namespace
+
+std::shared_ptr<ProcessGroup> make_mpi_group() {
+  check<DistributedError>(mpi_runtime::initialized(),
+                          "[mpi group] MPI is not running; call mpi_runtime::initialize() first");
+  const MPI_Comm comm = duplicate(MPI_COMM_WORLD);
+  const MPI_Comm alarms = duplicate(MPI_COMM_WORLD);
+  MPI_Comm node = node_of(comm);
+  NodeLayout layout = layout_of(comm, node);
+  NodeMemory::Kind kind{};
+  auto control = make_control_memory(node, kind);
+
+  const auto& ranks = layout.nodes[static_cast<size_t>(layout.node)];
+  const int pid = static_cast<int>(getpid());
+  std::vector<int> pids(ranks.size());
+  LOCKSTEP_MPI(MPI_Allgather(&pid, 1, MPI_INT, pids.data(), 1, MPI_INT, node));
+  LOCKSTEP_MPI(MPI_Comm_free(&node));
+  std::vector<NodeTeam::Member> members;
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    // A peer that opened /proc/<pid> lives in our PID namespace.
+    members.push_back({ranks[i], kind == NodeMemory::Kind::kAnonymousFile ? pids[i] : 0});
+  }
+  auto team = std::make_unique<NodeTeam>(std::move(control), layout.index, std::move(members));
+  return std::make_shared<MpiGroup>(comm, alarms, std::move(layout), std::move(team));
+}
+
+bool wait_for_peers_to_fail(ProcessGroup& group, std::chrono::milliseconds timeout) noexcept {
+  auto* mpi = dynamic_cast<MpiGroup*>(&group);
+  return mpi == nullptr || mpi->wait_for_peers_to_fail(timeout);
+}
+
+}  // namespace lockstep::distributed

@@ -1,0 +1,129 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "lockstep/engine/tensor/device.h"
+#include "lockstep/engine/tensor/dtype.h"
+
+namespace lockstep::distributed {
+
+enum class ReduceOp : uint8_t { kSum, kMin, kMax };
+
+// A typed run of contiguous elements. Process groups know memory, not tensors.
+struct Buffer {
+  void* data = nullptr;
+  int64_t count = 0;  // elements, not bytes
+  DType dtype = DType::kFloat32;
+  Device device{};
+
+  size_t bytes() const { return static_cast<size_t>(count) * size_of(dtype); }
+};
+
+// Handle of a collective that may still be under way. Cheap to copy; dropping it cancels nothing.
+// On a GPU, wait() orders the caller's stream behind the collective instead of blocking the host.
+class Work {
+ public:
+  // Steady clock, valid once completed: the call, the start on this rank, the end on this rank.
+  struct Times {
+    std::chrono::steady_clock::time_point launched, started, finished;
+  };
+  class State {  // one per collective; implemented by each group
+   public:
+    virtual ~State() = default;
+    virtual bool is_completed() const = 0;
+    virtual void wait() = 0;  // throws DistributedError if the collective failed
+    virtual Times times() const = 0;
+  };
+
+  Work() = default;  // an already completed one
+  explicit Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  bool is_completed() const { return !state_ || state_->is_completed(); }
+  void wait() {
+    if (state_) state_->wait();
+  }
+  Times times() const { return state_ ? state_->times() : Times{}; }
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+// Memory that a group can communicate from without a copy (shared between the ranks of a node,
+// registered with NCCL, ...). Allocating is collective: every rank of the group asks for the same
+// number of bytes in the same order. Zero-filled. The memory lives as long as the handle, which may
+// outlive the group.
+class Memory {
+ public:
+  virtual ~Memory() = default;
+  virtual void* data() const = 0;
+  virtual size_t bytes() const = 0;
+};
+
+// Whether a call may return before its collective is complete. A blocking call saves the hand-over
+// to the communication thread (about 10 us) when nothing else is queued; its Work is completed.
+enum class Launch : uint8_t { kAsync, kBlocking };
+
+struct Collective;  // collective.h: one checked call, as the implementations see it
+
+// A fixed set of ranks and the collectives among them.
+//
+// Every rank issues the same collectives in the same order with the same counts and dtypes; they
+// start in that order. The buffers must stay alive and untouched until the work has been waited
+// for. All ranks receive identical bits from one call. Arguments that cannot be right on any rank
+// (a root outside the group, counts that do not divide) throw ValueError before anything is sent.
+// All functions throw DistributedError, naming the rank, if a peer failed or abort() was called;
+// after that the group can only be destroyed. Destroying a group completes what is still queued,
+// except while an exception unwinds: then it aborts.
+//
+// One thread of a rank uses a group at a time; groups are independent of each other. abort() may be
+// called from any thread.
+class ProcessGroup {
+ public:
+  virtual ~ProcessGroup() = default;
+  ProcessGroup(const ProcessGroup&) = delete;
+  ProcessGroup& operator=(const ProcessGroup&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  virtual std::string_view name() const = 0;  // "mpi", "nccl", "threads", "single"
+
+  virtual std::shared_ptr<Memory> allocate(size_t bytes, Device device) = 0;
+
+  // In place: every rank ends with the reduction over all ranks, combined in rank order. 16-bit
+  // floats are combined in float32 and rounded once. Integers wrap; min and max keep a NaN.
+  Work all_reduce(Buffer buffer, ReduceOp op = ReduceOp::kSum, Launch launch = Launch::kAsync);
+  Work broadcast(Buffer buffer, int root, Launch launch = Launch::kAsync);
+  // in.count == size() * out.count; rank r receives the reduced r-th part. out may be that part of
+  // in.
+  Work reduce_scatter(Buffer out, Buffer in, ReduceOp op = ReduceOp::kSum,
+                      Launch launch = Launch::kAsync);
+  // out.count == size() * in.count; in may be this rank's part of out.
+  Work all_gather(Buffer out, Buffer in, Launch launch = Launch::kAsync);
+  // Both counts equal and divisible by size(): part r goes to rank r. Not in place.
+  Work all_to_all(Buffer out, Buffer in, Launch launch = Launch::kAsync);
+  Work barrier(Launch launch = Launch::kAsync);
+
+  // Gives up: pending and later collectives on every rank that can still be reached throw
+  // DistributedError with `reason`, prefixed by this rank. Does not throw and does not block for
+  // longer than a few seconds. Idempotent.
+  virtual void abort(const std::string& reason) noexcept = 0;
+
+ protected:
+  ProcessGroup(int rank, int size) : rank_(rank), size_(size) {}
+
+  // Starts a call whose arguments have been checked.
+  virtual Work issue(const Collective& collective, Launch launch) = 0;
+
+ private:
+  int rank_;
+  int size_;
+};
+
+// A world of one: every collective is already complete.
+std::shared_ptr<ProcessGroup> make_single_group();
+
+}  // namespace lockstep::distributed

@@ -1,0 +1,221 @@
+#include "lockstep/distributed/threads_group.h"
+
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "lockstep/distributed/collective.h"
+#include "lockstep/distributed/heap_memory.h"
+#include "lockstep/distributed/team.h"
+#include "lockstep/distributed/work_queue.h"
+#include "lockstep/engine/tensor/check.h"
+
+namespace lockstep::distributed {
+namespace {
+
+// What the ranks of one world share.
+class World {
+ public:
+  explicit World(int size) : calls_(static_cast<size_t>(size)), size_(size) {}
+
+  struct Call {
+    Signature signature;
+    std::byte* input = nullptr;
+  };
+
+  int size() const { return size_; }
+
+  // Written by its rank before a barrier, read by all after it, until the next barrier.
+  Call& call(int rank) { return calls_[static_cast<size_t>(rank)]; }
+
+  void arrive_and_wait(int rank) {
+    std::unique_lock lock(mutex_);
+    throw_if_over(rank);
+    if (++arrived_ == size_) {
+      arrived_ = 0;
+      ++generation_;
+      changed_.notify_all();
+      return;
+    }
+    const uint64_t generation = generation_;
+    changed_.wait(lock, [&] { return generation_ != generation || over(); });
+    if (generation_ == generation) throw_if_over(rank);
+  }
+
+  void abort(int rank, const std::string& reason) {
+    const std::lock_guard lock(mutex_);
+    if (!abort_text_) abort_text_ = fmt::format("[rank {}] aborted: {}", rank, reason);
+    changed_.notify_all();
+  }
+
+  // The rank's group is gone: whoever waits for it waits in vain.
+  void leave(int rank) {
+    const std::lock_guard lock(mutex_);
+    if (left_ < 0) left_ = rank;
+    changed_.notify_all();
+  }
+
+  void throw_if_aborted() {
+    const std::lock_guard lock(mutex_);
+    if (abort_text_) throw DistributedError(*abort_text_);
+  }
+
+ private:
+  bool over() const { return abort_text_ || left_ >= 0; }
+  void throw_if_over(int rank) {
+    if (abort_text_) throw DistributedError(*abort_text_);
+    check<DistributedError>(
+        left_ < 0, "[rank {}] rank {} destroyed its process group while this rank waits for it",
+        rank, left_);
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Call> calls_;
+  int arrived_ = 0;
+  uint64_t generation_ = 0;
+  std::optional<std::string> abort_text_;
+  int left_ = -1;
+  const int size_;
+};
+
+class ThreadsTeam final : public Team {
+ public:
+  ThreadsTeam(std::shared_ptr<World> world, int rank) : world_(std::move(world)), rank_(rank) {}
+
+  int index() const override { return rank_; }
+  int size() const override { return world_->size(); }
+
+  Reach meet(const Collective& collective) override {
+    world_->throw_if_aborted();  // a peer may still be comparing the call that failed
+    auto& mine = world_->call(rank_);
+    mine = {signature_of(collective, ++sequence_), static_cast<std::byte*>(collective.in.data)};
+    world_->arrive_and_wait(rank_);
+    for (int r = 0; r < size(); ++r) {
+      check_same(mine.signature, rank_, world_->call(r).signature, r);
+    }
+    // Calls without data end here; the next call must not overwrite what a peer still compares.
+    if (collective.in.count == 0 || collective.kind == CollectiveKind::kAllocate) barrier();
+    return Reach::kDirect;
+  }
+  std::byte* input(int member) const override { return world_->call(member).input; }
+
+  std::byte* staging(int) const override { return nullptr; }
+  size_t staging_bytes() const override { return 0; }
+
+  void barrier() override { world_->arrive_and_wait(rank_); }
+
+ private:
+  std::shared_ptr<World> world_;
+  int rank_;
+  uint64_t sequence_ = 0;
+};
+
+class ThreadsGroup final : public ProcessGroup {
+ public:
+  ThreadsGroup(std::shared_ptr<World> world, int rank)
+      : ProcessGroup(rank, world->size()),
+        world_(world),
+        team_(world, rank),
+        queue_(fmt::format("ls-threads-{}", rank)) {}
+
+  ~ThreadsGroup() override {
+    if (std::uncaught_exceptions() > 0) abort("an exception destroyed the process group");
+    queue_.drain_and_join();
+    world_->leave(rank());
+  }
+
+  std::string_view name() const override { return "threads"; }
+
+  std::shared_ptr<Memory> allocate(size_t bytes, Device device) override {
+    check(device.is_cpu(), "[allocate] the threads group has no memory on {}", device.str());
+    world_->throw_if_aborted();
+    Buffer wanted;
+    wanted.count = static_cast<int64_t>(bytes);
+    wanted.dtype = DType::kUInt8;
+    run({CollectiveKind::kAllocate, wanted, wanted}, Launch::kBlocking);
+    return std::make_shared<HeapMemory>(bytes);
+  }
+
+  void abort(const std::string& reason) noexcept override {
+    try {
+      world_->abort(rank(), reason);
+    } catch (...) {  // no memory for the text: nothing better is left to do
+    }
+  }
+
+ private:
+  Work issue(const Collective& collective, Launch launch) override {
+    check(collective.in.device.is_cpu(), "[threads group] buffers must be on the CPU, not on {}",
+          collective.in.device.str());
+    world_->throw_if_aborted();
+    return run(collective, launch);
+  }
+
+  Work run(const Collective& collective, Launch launch) {
+    return queue_.launch(
+        [this, collective] {
+          try {
+            if (collective.kind == CollectiveKind::kAllocate) {
+              team_.meet(collective);
+            } else {
+              run_in_team(team_, collective);
+            }
+          } catch (const std::exception& error) {
+            world_->abort(rank(), error.what());
+            throw;
+          }
+        },
+        launch);
+  }
+
+  std::shared_ptr<World> world_;
+  ThreadsTeam team_;
+  WorkQueue queue_;
+};
+
+}  // namespace
+
+std::vector<std::shared_ptr<ProcessGroup>> make_threads_groups(int size) {
+  check(size >= 1, "[threads group] {} ranks; at least one is needed", size);
+  const auto world = std::make_shared<World>(size);
+  std::vector<std::shared_ptr<ProcessGroup>> groups;
+  for (int rank = 0; rank < size; ++rank) {
+    groups.push_back(std::make_shared<ThreadsGroup>(world, rank));
+  }
+  return groups;
+}
+
+void run_thread_ranks(int size, const std::function<void(ProcessGroup&)>& train) {
+  auto groups = make_threads_groups(size);
+  std::mutex mutex;
+  std::exception_ptr first;
+  std::vector<std::thread> threads;
+  for (auto& owned : groups) {
+    // The thread alone owns its group, so that a rank that returns early is missed by the others.
+    threads.emplace_back([&train, &mutex, &first, group = std::move(owned)] {
+      try {
+        train(*group);
+      } catch (...) {
+        const std::exception_ptr error = std::current_exception();
+        {
+          const std::lock_guard lock(mutex);
+          if (!first) first = error;
+        }
+        try {
+          std::rethrow_exception(error);
+        } catch (const std::exception& e) {
+          group->abort(e.what());
+        } catch (...) {
+          group->abort("an unknown exception");
+        }
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  if (first) std::rethrow_exception(first);
+}
+
+}  // namespace lockstep::distributed

@@ -1,0 +1,128 @@
+#include "lockstep/distributed/work_queue.h"
+
+#include <atomic>
+#include <exception>
+#include <optional>
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/prctl.h>
+
+#include "lockstep/engine/tensor/error.h"
+
+namespace lockstep::distributed {
+namespace {
+
+thread_local bool t_on_communication_thread = false;
+
+}  // namespace
+
+class WorkQueue::Item final : public Work::State {
+ public:
+  explicit Item(std::function<void()> run) : run_(std::move(run)) {
+    times_.launched = std::chrono::steady_clock::now();
+  }
+
+  bool is_completed() const override { return completed_.load(std::memory_order_acquire); }
+
+  void wait() override {
+    if (!is_completed()) {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return is_completed(); });
+    }
+    if (error_) throw DistributedError(*error_);
+  }
+
+  Work::Times times() const override { return is_completed() ? times_ : Work::Times{}; }
+
+  void execute() noexcept {
+    times_.started = std::chrono::steady_clock::now();
+    try {
+      run_();
+    } catch (const std::exception& error) {
+      error_ = error.what();
+    } catch (...) {
+      error_ = "an unknown exception";
+    }
+    run_ = nullptr;
+    times_.finished = std::chrono::steady_clock::now();
+    const std::lock_guard lock(mutex_);
+    completed_.store(true, std::memory_order_release);
+    changed_.notify_all();
+  }
+
+ private:
+  std::function<void()> run_;
+  Work::Times times_;
+  std::optional<std::string> error_;  // a text: an exception object would be shared by threads
+  std::atomic<bool> completed_ = false;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+};
+
+Work WorkQueue::launch(std::function<void()> run, Launch how) {
+  auto item = std::make_shared<Item>(std::move(run));
+  std::unique_lock lock(mutex_);
+  if (how == Launch::kBlocking && items_.empty() && !running_) {
+    running_ = true;
+    lock.unlock();
+    item->execute();
+    lock.lock();
+    running_ = false;
+    const bool more = !items_.empty();
+    lock.unlock();
+    if (more) changed_.notify_all();
+  } else {
+    items_.push_back(item);
+    if (!thread_.joinable()) {
+      // Signals are for the threads that know what to do with them.
+      sigset_t all;
+      sigset_t before;
+      sigfillset(&all);
+      pthread_sigmask(SIG_SETMASK, &all, &before);
+      try {
+        thread_ = std::thread([this] { run_thread(); });
+      } catch (...) {
+        items_.pop_back();
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        throw;
+      }
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    }
+    lock.unlock();
+    changed_.notify_all();
+  }
+  Work work(item);
+  if (how == Launch::kBlocking) work.wait();
+  return work;
+}
+
+void WorkQueue::run_thread() {
+  t_on_communication_thread = true;
+  pthread_setname_np(pthread_self(), thread_name_.substr(0, 15).c_str());
+  prctl(PR_SET_TIMERSLACK, 1000);  // nanoseconds; the default turns a sleep of 50 us into 106
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return !running_ && (closed_ || !items_.empty()); });
+    if (items_.empty()) return;
+    const auto item = std::move(items_.front());
+    items_.pop_front();
+    running_ = true;
+    lock.unlock();
+    item->execute();
+    lock.lock();
+    running_ = false;
+  }
+}
+
+bool WorkQueue::on_communication_thread() { return t_on_communication_thread; }
+
+void WorkQueue::drain_and_join() {
+  std::unique_lock lock(mutex_);
+  closed_ = true;
+  lock.unlock();
+  changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+}  // namespace lockstep::distributed

@@ -1,0 +1,27 @@
+#pragma once
+
+#include "lockstep/engine/autograd/node.h"
+
+namespace lockstep::autograd {
+
+// The end of the gradient's way: adds what arrives to a leaf's grad(), runs its hooks. One per leaf
+// and alive as long as some graph leads to it.
+class AccumulateGrad final : public Node {
+ public:
+  explicit AccumulateGrad(const Tensor& leaf) : Node(kLeafSequence), leaf_(leaf) {
+    add_output(leaf);
+  }
+  ~AccumulateGrad() override;
+
+  std::string_view name() const override { return "AccumulateGrad"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override;
+  const Tensor& leaf() const { return leaf_; }
+
+ private:
+  Tensor leaf_;
+};
+
+// The accumulator of a leaf that requires grad.
+Ptr<Node> accumulator_of(const Tensor& leaf);
+
+}  // namespace lockstep::autograd

@@ -1,0 +1,99 @@
+#include "lockstep/engine/autograd/node.h"
+
+#include "lockstep/engine/autograd/accumulate.h"
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep::autograd {
+namespace {
+
+uint64_t next_sequence_number() {
+  thread_local uint64_t next = 0;
+  return next++;
+}
+
+// Nodes whose last reference went while another was being deleted on this thread.
+struct Graveyard {
+  std::vector<Node*> waiting;
+  bool digging = false;
+};
+Graveyard& graveyard() {
+  thread_local Graveyard g;
+  return g;
+}
+
+}  // namespace
+
+Node::Node() : sequence_number_(next_sequence_number()) {}
+
+// Deleting a node drops its edges, which may drop the last reference to the node before, and so on
+// down the chain. Instead of recursing, the inner nodes queue up and the outermost call deletes
+// them.
+void Node::dispose() {
+  Graveyard& g = graveyard();
+  if (g.digging) {
+    g.waiting.push_back(this);
+    return;
+  }
+  g.digging = true;
+  delete this;
+  while (!g.waiting.empty()) {
+    Node* node = g.waiting.back();
+    g.waiting.pop_back();
+    delete node;
+  }
+  g.digging = false;
+}
+
+uint32_t Node::add_output(const Tensor& tensor) {
+  outputs_.push_back({tensor.sizes(), tensor.dtype(), tensor.device()});
+  return static_cast<uint32_t>(outputs_.size() - 1);
+}
+
+void Node::replace_output(uint32_t output_nr, const Tensor& tensor) {
+  outputs_[output_nr] = {tensor.sizes(), tensor.dtype(), tensor.device()};
+}
+
+Node::Extras& Node::extras() {
+  if (!extras_) extras_ = std::make_unique<Extras>();
+  return *extras_;
+}
+
+Edge gradient_edge(const Tensor& tensor) {
+  if (!tensor.defined()) return {};
+  const auto& meta = tensor.impl()->autograd;
+  if (!meta) return {};
+  if (meta->grad_fn) return {meta->grad_fn, meta->output_nr};
+  if (meta->requires_grad) return {accumulator_of(tensor), 0};
+  return {};
+}
+
+void set_history(const Tensor& tensor, const Ptr<Node>& node) {
+  AutogradMeta& meta = tensor.impl()->meta();
+  meta.output_nr = node->add_output(tensor);
+  meta.grad_fn = node;
+  meta.requires_grad = false;
+}
+
+void check_inplace(std::string_view op, const Tensor& self, bool source_requires_grad) {
+  if (!grad_enabled()) return;
+  if (self.requires_grad() && self.is_leaf()) {
+    fail<Error>("a leaf Variable that requires grad is being used in an in-place operation.");
+  }
+  const auto& base = self.impl()->base;
+  if (base && base->requires_grad() && !base->autograd->grad_fn) {
+    fail<Error>(
+        "a view of a leaf Variable that requires grad is being used in an in-place operation.");
+  }
+  check<Error>(!base || !(self.requires_grad() || base->requires_grad() || source_requires_grad),
+               "[{}] writing through a view that autograd tracks is not supported; write to the "
+               "base tensor, build the result out of place, or detach()",
+               op);
+}
+
+void rebase_history(const Tensor& self, const Ptr<Node>& node) { set_history(self, node); }
+
+void bump_version(const Tensor& self) { self.impl()->storage->bump_version(); }
+
+}  // namespace lockstep::autograd

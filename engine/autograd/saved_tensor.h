@@ -1,0 +1,33 @@
+#pragma once
+
+#include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/tensor/tensor.h"
+
+namespace lockstep::autograd {
+
+// A tensor kept for backward. Notices when it was freed or changed in place since.
+class SavedTensor {
+ public:
+  SavedTensor() = default;
+  explicit SavedTensor(const Tensor& input);
+  // An output of the node that saves it: kept without its grad_fn, which would be a cycle.
+  static SavedTensor output(const Tensor& output, uint32_t output_nr);
+
+  // The tensor as it was in forward, with its place in the graph. `node` is the saver.
+  Tensor unpack(Node* node) const;
+  void reset() {
+    tensor_ = Tensor();
+    released_ = saved_;
+  }
+  bool saved() const { return saved_; }
+
+ private:
+  Tensor tensor_;
+  uint32_t version_ = 0;
+  uint32_t output_nr_ = 0;
+  bool is_output_ = false;
+  bool saved_ = false;     // something was saved, perhaps an undefined tensor
+  bool released_ = false;  // ... and has been freed
+};
+
+}  // namespace lockstep::autograd

@@ -1,0 +1,157 @@
+#include "lockstep/engine/ops/conv.h"
+
+#include "lockstep/engine/autograd/backward.h"
+#include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/ops/layout.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/reduce.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep {
+namespace {
+
+using autograd::OpNode;
+using autograd::record;
+
+// The three products of a convolution are each linear in two arguments, and the derivatives of each
+// are the other two; so any order of differentiation stays within these functions.
+Tensor input_gradient(const Tensor& gy, const Tensor& weight, const Dims& x_sizes,
+                      const Conv2dParams& params);
+Tensor weight_gradient(const Tensor& gy, const Tensor& x, const Dims& w_sizes,
+                       const Conv2dParams& params);
+
+struct ConvolutionBackward0 final : OpNode<2> {
+  Conv2dParams params;
+  Dims x_sizes, w_sizes;
+  std::string_view name() const override { return "ConvolutionBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& gy = gradients[0];
+    if (autograd::grad_enabled()) {
+      if (needs(0)) results[0] = input_gradient(gy, saved(1), x_sizes, params);
+      if (needs(1)) results[1] = weight_gradient(gy, saved(0), w_sizes, params);
+      if (needs(2)) results[2] = sum(gy, {0, 2, 3});
+      return;
+    }
+    if (needs(1) || needs(2)) parameter_gradients(gy, results);
+    if (needs(0)) results[0] = input_gradient(gy, saved(1), x_sizes, params);
+  }
+
+ private:
+  // Weight and bias in one pass over gy, in their buckets where possible.
+  void parameter_gradients(const Tensor& gy, std::span<Tensor> results) {
+    const auto target = [&](size_t i, const Dims& sizes) {
+      const Tensor destination = autograd::gradient_destination(edges()[i]);
+      return destination.defined() ? destination : empty_dense(sizes, gy.dtype(), gy.device());
+    };
+    if (!needs(1)) {
+      results[2] = sum(gy, {0, 2, 3});
+      return;
+    }
+    const Tensor x = saved(0);
+    results[1] = target(1, w_sizes);
+    if (needs(2)) results[2] = target(2, {w_sizes[0]});
+    backend_of(gy).conv2d_weight_gradient(results[1], results[2], like_layout(gy, x), x, params);
+  }
+};
+
+struct InputGradientBackward final : OpNode<2> {
+  Conv2dParams params;
+  Dims w_sizes;
+  std::string_view name() const override { return "ConvolutionBackwardInputBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& g = gradients[0];
+    if (needs(0)) results[0] = conv2d(g, saved(1), {}, params);
+    if (needs(1)) results[1] = weight_gradient(saved(0), g, w_sizes, params);
+  }
+};
+
+struct WeightGradientBackward final : OpNode<2> {
+  Conv2dParams params;
+  Dims x_sizes;
+  std::string_view name() const override { return "ConvolutionBackwardWeightBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& g = gradients[0];
+    if (needs(0)) results[0] = conv2d(saved(1), g, {}, params);
+    if (needs(1)) results[1] = input_gradient(saved(0), g, x_sizes, params);
+  }
+};
+
+Tensor input_gradient(const Tensor& gy, const Tensor& weight, const Dims& x_sizes,
+                      const Conv2dParams& params) {
+  const Tensor dense = activation_layout(gy.detach());
+  const Tensor gx = empty_in_layout_of(dense, x_sizes);
+  backend_of(gy).conv2d_input_gradient(gx, dense, weight.detach().contiguous(), params);
+  if (auto node = record<InputGradientBackward>(gx, gy, weight)) {
+    node->params = params;
+    node->w_sizes = weight.sizes();
+    node->save(0, gy);
+    node->save(1, weight);
+  }
+  return gx;
+}
+
+Tensor weight_gradient(const Tensor& gy, const Tensor& x, const Dims& w_sizes,
+                       const Conv2dParams& params) {
+  const Tensor dense = activation_layout(x.detach());
+  const Tensor gw = empty_dense(w_sizes, gy.dtype(), gy.device());
+  backend_of(gy).conv2d_weight_gradient(gw, {}, like_layout(gy.detach(), dense), dense, params);
+  if (auto node = record<WeightGradientBackward>(gw, gy, x)) {
+    node->params = params;
+    node->x_sizes = x.sizes();
+    node->save(0, gy);
+    node->save(1, x);
+  }
+  return gw;
+}
+
+}  // namespace
+
+Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
+              const Conv2dParams& params) {
+  check(x.dim() == 4 && weight.dim() == 4,
+        "[conv2d] expects x (N, C, H, W) and weight (O, C / groups, KH, KW), got {} and {}",
+        x.sizes().str(), weight.sizes().str());
+  check(params.groups >= 1 && weight.size(0) % params.groups == 0 &&
+            x.size(1) == weight.size(1) * params.groups,
+        "Given groups={}, weight of size {}, expected input{} to have {} channels, but got {} "
+        "channels instead",
+        params.groups, weight.sizes().str(), x.sizes().str(), weight.size(1) * params.groups,
+        x.size(1));
+  check(!bias.defined() || (bias.dim() == 1 && bias.size(0) == weight.size(0)),
+        "[conv2d] bias must be [{}], got {}", weight.size(0),
+        bias.defined() ? bias.sizes().str() : "");
+  check(x.dtype() == weight.dtype() && (!bias.defined() || bias.dtype() == x.dtype()),
+        "Input type ({}) and weight type ({}) should be the same", name_of(x.dtype()),
+        name_of(weight.dtype()));
+  check(x.dtype() == DType::kFloat32 || x.dtype() == DType::kFloat64,
+        "[conv2d] supports float32 and float64, got {}", name_of(x.dtype()));
+  int64_t out[2];
+  for (int i = 0; i < 2; ++i) {
+    check(params.stride[i] > 0 && params.dilation[i] > 0 && params.padding[i] >= 0,
+          "[conv2d] stride {} and dilation {} must be positive, padding {} not negative",
+          params.stride[i], params.dilation[i], params.padding[i]);
+    const int64_t reach = params.dilation[i] * (weight.size(2 + i) - 1) + 1;
+    const int64_t padded = x.size(2 + i) + 2 * params.padding[i];
+    check(padded >= reach,
+          "Calculated padded input size per channel: ({}). Kernel size: ({}). Kernel size can't be "
+          "greater than actual input size",
+          padded, reach);
+    out[i] = (padded - reach) / params.stride[i] + 1;
+  }
+  const Tensor dense = activation_layout(x);
+  const Tensor y = empty_in_layout_of(dense, {x.size(0), weight.size(0), out[0], out[1]});
+  backend_of(x).conv2d(y, dense.detach(), weight.detach().contiguous(),
+                       bias.defined() ? bias.detach().contiguous() : bias, params);
+  if (auto node = record<ConvolutionBackward0>(y, dense, weight, bias)) {
+    node->params = params;
+    node->x_sizes = x.sizes();
+    node->w_sizes = weight.sizes();
+    if (node->needs(1)) node->save(0, dense);
+    if (node->needs(0)) node->save(1, weight);
+  }
+  return y;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,21 @@
+#include "lockstep/engine/ops/dropout.h"
+
+#include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep {
+
+Tensor dropout(const Tensor& x, double p, bool training) {
+  check(p >= 0 && p <= 1, "dropout probability has to be between 0 and 1, but got {}", p);
+  if (!training || p == 0) return x;
+  // Element i of the mask depends on its position in (N, C, H, W) order only, whatever the layout.
+  const Tensor mask = empty_dense(x.sizes(), x.dtype(), x.device());
+  const double keep = 1 - p;
+  backend_of(x).random(mask, RandomKind::kBernoulli, keep, keep > 0 ? 1 / keep : 0,
+                       next_random_key());
+  return mul(x, mask);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+#include "lockstep/engine/tensor/philox.h"
+
+// The arithmetic of every pointwise op, compiled for host and device alike. A functor is named like
+// its op; p and q are the op's parameters, converted by whoever needs them.
+namespace lockstep::functor {
+
+#define LOCKSTEP_UNARY_FUNCTOR(op, expression)                     \
+  struct op {                                                      \
+    template <typename T>                                          \
+    LOCKSTEP_HD static T apply(T x, [[maybe_unused]] double p = 0, \
+                               [[maybe_unused]] double q = 0) {    \
+      return static_cast<T>(expression);                           \
+    }                                                              \
+  };
+#define LOCKSTEP_BINARY_FUNCTOR(op, expression)                         \
+  struct op {                                                           \
+    template <typename T>                                               \
+    LOCKSTEP_HD static T apply(T a, T b, [[maybe_unused]] double p = 0, \
+                               [[maybe_unused]] double q = 0) {         \
+      return static_cast<T>(expression);                                \
+    }                                                                   \
+  };
+#define LOCKSTEP_COMPARE_FUNCTOR(op, symbol)                          \
+  struct op {                                                         \
+    template <typename T>                                             \
+    LOCKSTEP_HD static bool apply(T a, T b, double = 0, double = 0) { \
+      return a symbol b;                                              \
+    }                                                                 \
+  };
+
+LOCKSTEP_UNARY_FUNCTOR(neg, -x)
+LOCKSTEP_UNARY_FUNCTOR(abs, x < T(0) ? -x : x)
+LOCKSTEP_UNARY_FUNCTOR(sign, T(x > T(0)) - T(x < T(0)))
+LOCKSTEP_UNARY_FUNCTOR(exp, std::exp(x))
+LOCKSTEP_UNARY_FUNCTOR(log, std::log(x))
+LOCKSTEP_UNARY_FUNCTOR(sqrt, std::sqrt(x))
+LOCKSTEP_UNARY_FUNCTOR(reciprocal, T(1) / x)
+LOCKSTEP_UNARY_FUNCTOR(sin, std::sin(x))
+LOCKSTEP_UNARY_FUNCTOR(cos, std::cos(x))
+LOCKSTEP_UNARY_FUNCTOR(tanh, std::tanh(x))
+LOCKSTEP_UNARY_FUNCTOR(sigmoid, T(1) / (T(1) + std::exp(-x)))
+LOCKSTEP_UNARY_FUNCTOR(relu, x < T(0) ? T(0) : x)  // keeps NaN
+LOCKSTEP_UNARY_FUNCTOR(clamp, x < T(p) ? T(p) : (x > T(q) ? T(q) : x))
+
+struct pow_scalar {
+  template <typename T>
+  LOCKSTEP_HD static T apply(T x, double p, double = 0) {
+    if (p == 2.0) return x * x;
+    if (p == 3.0) return x * x * x;
+    if (p == 1.0) return x;
+    if constexpr (std::is_floating_point_v<T>) {
+      return std::pow(x, static_cast<T>(p));
+    } else {
+      T result = 1;
+      for (int64_t n = static_cast<int64_t>(p); n > 0; n >>= 1) {
+        if (n & 1) result = static_cast<T>(result * x);
+        x = static_cast<T>(x * x);
+      }
+      return result;
+    }
+  }
+};
+
+LOCKSTEP_BINARY_FUNCTOR(add, a + b)
+LOCKSTEP_BINARY_FUNCTOR(add_scaled, a + T(p) * b)
+LOCKSTEP_BINARY_FUNCTOR(sub, a - b)
+LOCKSTEP_BINARY_FUNCTOR(mul, a* b)
+LOCKSTEP_BINARY_FUNCTOR(div, a / b)
+LOCKSTEP_BINARY_FUNCTOR(maximum, a != a ? a : (a > b ? a : b))
+LOCKSTEP_BINARY_FUNCTOR(minimum, a != a ? a : (a < b ? a : b))
+LOCKSTEP_BINARY_FUNCTOR(relu_backward, b > T(0) ? a : T(0))
+LOCKSTEP_BINARY_FUNCTOR(sigmoid_backward, a*(b*(T(1) - b)))
+LOCKSTEP_BINARY_FUNCTOR(tanh_backward, a*(T(1) - b * b))
+LOCKSTEP_BINARY_FUNCTOR(clamp_backward, b >= T(p) && b <= T(q) ? a : T(0))
+
+LOCKSTEP_COMPARE_FUNCTOR(eq, ==)
+LOCKSTEP_COMPARE_FUNCTOR(ne, !=)
+LOCKSTEP_COMPARE_FUNCTOR(lt, <)
+LOCKSTEP_COMPARE_FUNCTOR(le, <=)
+LOCKSTEP_COMPARE_FUNCTOR(gt, >)
+LOCKSTEP_COMPARE_FUNCTOR(ge, >=)
+
+struct where {
+  template <typename T>
+  LOCKSTEP_HD static T apply(T condition, T a, T b, double = 0, double = 0) {
+    return condition != T(0) ? a : b;
+  }
+};
+
+#undef LOCKSTEP_UNARY_FUNCTOR
+#undef LOCKSTEP_BINARY_FUNCTOR
+#undef LOCKSTEP_COMPARE_FUNCTOR
+
+}  // namespace lockstep::functor

@@ -1,0 +1,222 @@
+#include "lockstep/engine/ops/matmul.h"
+
+#include "lockstep/engine/autograd/backward.h"
+#include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/reduce.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep {
+namespace {
+
+using autograd::OpNode;
+using autograd::record;
+
+// A matrix, or a batch of them, as a BLAS-like call reads it: rows `ld` apart, perhaps transposed.
+struct MatrixArg {
+  Tensor tensor;  // keeps a copy alive where the strides did not fit
+  bool trans = false;
+  int64_t ld = 0;
+};
+
+MatrixArg as_matrix(const Tensor& x) {
+  const int r = x.dim() - 2, c = x.dim() - 1;
+  const int64_t rows = x.sizes()[r], columns = x.sizes()[c];
+  const int64_t row_stride = x.strides()[r], column_stride = x.strides()[c];
+  const auto fits = [](int64_t outer, int64_t outer_n, int64_t inner, int64_t inner_n) {
+    return (inner == 1 || inner_n == 1) && (outer >= std::max<int64_t>(inner_n, 1) || outer_n == 1);
+  };
+  if (fits(row_stride, rows, column_stride, columns)) {
+    return {x, false, std::max<int64_t>(rows == 1 ? columns : row_stride, 1)};
+  }
+  if (fits(column_stride, columns, row_stride, rows)) {
+    return {x, true, std::max<int64_t>(columns == 1 ? rows : column_stride, 1)};
+  }
+  return {x.contiguous(), false, std::max<int64_t>(columns, 1)};
+}
+
+void check_pair(const char* name, const Tensor& a, const Tensor& b) {
+  check(a.dtype() == b.dtype(),
+        "[{}] expected both matrices to have the same dtype, but got {} and {}", name,
+        name_of(a.dtype()), name_of(b.dtype()));
+  check(a.dtype() == DType::kFloat32 || a.dtype() == DType::kFloat64,
+        "[{}] supports float32 and float64, got {}", name, name_of(a.dtype()));
+  check(a.device() == b.device(), "[{}] tensors are on different devices, {} and {}", name,
+        a.device().str(), b.device().str());
+}
+
+// out (+)= a b for matrices or equally long batches of them; out is contiguous.
+void gemm_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
+  const autograd::NoGrad no_grad;
+  const MatrixArg ma = as_matrix(a), mb = as_matrix(b);
+  GemmCall call;
+  call.dtype = out.dtype();
+  call.trans_a = ma.trans;
+  call.trans_b = mb.trans;
+  call.accumulate = accumulate;
+  call.m = a.size(-2);
+  call.n = b.size(-1);
+  call.k = a.size(-1);
+  call.a = ma.tensor.data_ptr();
+  call.b = mb.tensor.data_ptr();
+  call.c = out.data_ptr();
+  call.lda = ma.ld;
+  call.ldb = mb.ld;
+  call.ldc = std::max<int64_t>(call.n, 1);
+  if (a.dim() == 3) {
+    call.batch = a.size(0);
+    call.stride_a = ma.tensor.stride(0);
+    call.stride_b = mb.tensor.stride(0);
+    call.stride_c = call.m * call.n;
+  }
+  backend_of(out).gemm(call);
+}
+
+// The gradient with respect to a matrix operand, written straight into its bucket where that is
+// possible.
+Tensor product_for_leaf(const autograd::Edge& edge, const Tensor& a, const Tensor& b) {
+  const Tensor destination = autograd::gradient_destination(edge);
+  if (!destination.defined()) return matmul(a, b);
+  gemm_into(destination, a, b, false);
+  return destination;
+}
+
+struct MmBackward0 final : OpNode<2> {
+  std::string_view name() const override { return "MmBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& g = gradients[0];
+    if (needs(0)) results[0] = product_for_leaf(edges()[0], g, saved(1).t());
+    if (needs(1)) results[1] = product_for_leaf(edges()[1], saved(0).t(), g);
+  }
+};
+
+struct BmmBackward0 final : OpNode<2> {
+  std::string_view name() const override { return "BmmBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& g = gradients[0];
+    if (needs(0)) results[0] = bmm(g, saved(1).transpose(1, 2));
+    if (needs(1)) results[1] = bmm(saved(0).transpose(1, 2), g);
+  }
+};
+
+struct AddmmBackward0 final : OpNode<2> {
+  std::string_view name() const override { return "AddmmBackward0"; }
+  // y = x W^T + b over rows: saved 0 is x, saved 1 is W; edges are x, W, b.
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& g = gradients[0];
+    if (needs(2)) {
+      const Tensor destination = autograd::gradient_destination(edges()[2]);
+      if (destination.defined()) {
+        backend_of(g).sum(
+            alias_of(destination, {1, g.size(1)}, {g.size(1), 1}, destination.storage_offset()), g);
+        results[2] = destination;
+      } else {
+        results[2] = sum(g, {0});
+      }
+    }
+    if (needs(1)) results[1] = product_for_leaf(edges()[1], g.t(), saved(0));
+    if (needs(0)) results[0] = mm(g, saved(1));
+  }
+};
+
+}  // namespace
+
+Tensor mm(const Tensor& a, const Tensor& b) {
+  check(a.dim() == 2 && b.dim() == 2, "[mm] expects matrices, got sizes {} and {}", a.sizes().str(),
+        b.sizes().str());
+  check(a.size(1) == b.size(0), "mat1 and mat2 shapes cannot be multiplied ({}x{} and {}x{})",
+        a.size(0), a.size(1), b.size(0), b.size(1));
+  check_pair("mm", a, b);
+  const Tensor y = empty_dense({a.size(0), b.size(1)}, a.dtype(), a.device());
+  gemm_into(y, a, b, false);
+  if (auto node = record<MmBackward0>(y, a, b)) {
+    if (node->needs(1)) node->save(0, a);
+    if (node->needs(0)) node->save(1, b);
+  }
+  return y;
+}
+
+Tensor bmm(const Tensor& a, const Tensor& b) {
+  check(a.dim() == 3 && b.dim() == 3, "batch1 and batch2 must be 3D tensors, got sizes {} and {}",
+        a.sizes().str(), b.sizes().str());
+  check(
+      a.size(0) == b.size(0) && a.size(2) == b.size(1),
+      "Expected size for first two dimensions of batch2 tensor to be: [{}, {}] but got: [{}, {}].",
+      a.size(0), a.size(2), b.size(0), b.size(1));
+  check_pair("bmm", a, b);
+  const Tensor y = empty_dense({a.size(0), a.size(1), b.size(2)}, a.dtype(), a.device());
+  gemm_into(y, a, b, false);
+  if (auto node = record<BmmBackward0>(y, a, b)) {
+    if (node->needs(1)) node->save(0, a);
+    if (node->needs(0)) node->save(1, b);
+  }
+  return y;
+}
+
+Tensor matmul(const Tensor& a, const Tensor& b) {
+  check(a.dim() > 0 && b.dim() > 0,
+        "both arguments to matmul need to be at least 1D, but they are {}D and {}D", a.dim(),
+        b.dim());
+  if (a.dim() == 1 && b.dim() == 1) {
+    check(a.size(0) == b.size(0),
+          "inconsistent tensor size, expected tensor {} and src {} to have the same number of "
+          "elements, but got {} and {} elements respectively",
+          a.sizes().str(), b.sizes().str(), a.size(0), b.size(0));
+    return mm(a.unsqueeze(0), b.unsqueeze(1)).reshape({});
+  }
+  if (a.dim() == 1) return matmul(a.unsqueeze(0), b).squeeze(-2);
+  if (b.dim() == 1) return matmul(a, b.unsqueeze(1)).squeeze(-1);
+  if (a.dim() == 2 && b.dim() == 2) return mm(a, b);
+  if (b.dim() == 2) {
+    Dims sizes = a.sizes();
+    sizes[sizes.size() - 1] = b.size(1);
+    return mm(a.reshape({-1, a.size(-1)}), b).reshape(sizes);
+  }
+  if (a.dim() == 3 && b.dim() == 3 && a.size(0) == b.size(0)) return bmm(a, b);
+  Dims lead_a(std::span(a.sizes().data(), static_cast<size_t>(a.dim() - 2)));
+  Dims lead_b(std::span(b.sizes().data(), static_cast<size_t>(b.dim() - 2)));
+  const Dims lead = broadcast_shapes(lead_a, lead_b);
+  const auto batched = [&](const Tensor& x) {
+    Dims full = lead;
+    full.push_back(x.size(-2));
+    full.push_back(x.size(-1));
+    return x.expand(full).reshape({lead.product(), x.size(-2), x.size(-1)});
+  };
+  Dims out = lead;
+  out.push_back(a.size(-2));
+  out.push_back(b.size(-1));
+  return bmm(batched(a), batched(b)).reshape(out);
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  check(weight.dim() == 2 && x.dim() >= 1,
+        "[linear] expects x (..., in) and weight (out, in), got {} and {}", x.sizes().str(),
+        weight.sizes().str());
+  const int64_t in = weight.size(1), out = weight.size(0);
+  const int64_t rows = in > 0 && x.size(-1) > 0 ? x.numel() / x.size(-1) : 0;
+  check(x.size(-1) == in, "mat1 and mat2 shapes cannot be multiplied ({}x{} and {}x{})", rows,
+        x.size(-1), in, out);
+  if (!bias.defined()) return matmul(x, weight.t());
+  check(bias.dim() == 1 && bias.size(0) == out, "[linear] bias must be [{}], got {}", out,
+        bias.sizes().str());
+  check_pair("linear", x, weight);
+  check_pair("linear", x, bias);
+  if (x.dim() != 2) {
+    Dims sizes = x.sizes();
+    sizes[sizes.size() - 1] = out;
+    return linear(x.reshape({-1, in}), weight, bias).reshape(sizes);
+  }
+  const Tensor y = empty_dense({rows, out}, x.dtype(), x.device());
+  backend_of(y).copy(y, alias_of(bias, {rows, out}, {0, bias.stride(0)}, bias.storage_offset()));
+  gemm_into(y, x.detach(), weight.detach().t(), true);
+  if (auto node = record<AddmmBackward0>(y, x, weight, bias)) {
+    if (node->needs(1)) node->save(0, x);
+    if (node->needs(0)) node->save(1, weight);
+  }
+  return y;
+}
+
+}  // namespace lockstep

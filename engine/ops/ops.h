@@ -1,0 +1,22 @@
+#pragma once
+
+// Every op.
+#include "lockstep/engine/ops/batch_norm.h"
+#include "lockstep/engine/ops/conv.h"
+#include "lockstep/engine/ops/dropout.h"
+#include "lockstep/engine/ops/index.h"
+#include "lockstep/engine/ops/loss.h"
+#include "lockstep/engine/ops/matmul.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/pool.h"
+#include "lockstep/engine/ops/reduce.h"
+#include "lockstep/engine/ops/softmax.h"
+#include "lockstep/engine/tensor/factory.h"
+
+namespace lockstep {
+
+inline Tensor flatten(const Tensor& x, int64_t start_dim = 0, int64_t end_dim = -1) {
+  return x.flatten(start_dim, end_dim);
+}
+
+}  // namespace lockstep

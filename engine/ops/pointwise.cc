@@ -1,0 +1,238 @@
+#include "lockstep/engine/ops/pointwise.h"
+
+#include <array>
+#include <cmath>
+
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/autograd/saved_tensor.h"
+#include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/pointwise_kernel.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep {
+namespace {
+
+using autograd::Node;
+using autograd::SavedTensor;
+using pointwise::DTypes;
+
+// What a gradient formula reads besides g.
+enum Saves : unsigned { kNone = 0, kX = 1, kA = 1, kB = 2, kY = 4 };
+
+// An argument as a node keeps it: a saved tensor or a number.
+struct SavedOperand {
+  SavedTensor tensor;
+  Scalar scalar = 0;
+  bool is_tensor = false;
+
+  void save(const Operand& operand) {
+    is_tensor = operand.is_tensor();
+    if (is_tensor) {
+      tensor = SavedTensor(operand.tensor());
+    } else {
+      scalar = operand.scalar();
+    }
+  }
+};
+
+// d max(a, b) / d a, halved on ties as in PyTorch. For min the arguments change places, and the
+// last one says which of them is differentiated.
+Tensor extreme_gradient(const Tensor& g, const Operand& winner, const Operand& loser) {
+  return where(gt(winner, loser), g, where(eq(winner, loser), mul(g, 0.5), zeros_like(g)));
+}
+Tensor extreme_gradient(const Tensor& g, const Operand& winner, const Operand& loser,
+                        const Operand&) {
+  return extreme_gradient(g, winner, loser);
+}
+
+template <int kArity>
+class PointwiseNode : public Node {
+ public:
+  std::array<SavedOperand, kArity> args;
+  SavedTensor result;
+  std::array<Dims, kArity> sizes;  // of the tensor arguments, to undo broadcasting
+  std::array<DType, kArity> dtypes;
+  double p = 0, q = 0;
+  bool number_first = false;  // the first of two arguments is a number
+
+  void release_saved() final {
+    for (auto& arg : args) arg.tensor.reset();
+    result.reset();
+  }
+
+  void keep(const std::array<Operand, kArity>& operands, const std::array<unsigned, kArity>& saves,
+            const Tensor& y) {
+    unsigned needed = kNone;
+    number_first = !operands[0].is_tensor();
+    for (int i = 0; i < kArity; ++i) {
+      if (operands[i].is_tensor()) {
+        const Tensor& t = operands[i].tensor();
+        sizes[i] = t.sizes();
+        dtypes[i] = t.dtype();
+        add_edge(autograd::gradient_edge(t));
+      } else {
+        add_edge({});
+      }
+      if (needs(i)) needed |= saves[i];
+    }
+    for (int i = 0; i < kArity; ++i) {
+      if (needed & (1u << i)) args[i].save(operands[i]);
+    }
+    if (needed & kY) result = SavedTensor::output(y, 0);
+  }
+
+ protected:
+  // `number - tensor` has a name of its own in PyTorch.
+  std::string_view name_of_binary(std::string_view name) const {
+    return number_first && name == "SubBackward0" ? "RsubBackward1" : name;
+  }
+  Tensor fit(Tensor gradient, int i) const {
+    gradient = sum_to_size(gradient, sizes[i]);
+    return gradient.dtype() == dtypes[i] ? gradient : gradient.to(dtypes[i]);
+  }
+  // The argument as forward saw it; `storage` owns the tensor that the operand borrows.
+  Operand unpack(int i, Tensor& storage) {
+    if (!args[i].is_tensor) return args[i].scalar;
+    storage = args[i].tensor.unpack(this);
+    return storage;
+  }
+};
+
+template <typename NodeType, int kArity>
+Tensor record(Tensor y, const std::array<Operand, kArity>& operands,
+              const std::array<unsigned, kArity>& saves, double p, double q) {
+  if (!autograd::grad_enabled() || !is_floating(y.dtype())) return y;
+  bool wanted = false;
+  for (const auto& operand : operands) {
+    wanted = wanted || (operand.is_tensor() && operand.tensor().requires_grad());
+  }
+  if (!wanted) return y;
+  auto node = make_ptr<NodeType>();
+  node->p = p;
+  node->q = q;
+  autograd::set_history(y, node);
+  node->keep(operands, saves, y);
+  return y;
+}
+
+// -- the three shapes of a row: a node class and the function
+// ----------------------------------------
+
+#define LOCKSTEP_UNARY_NODE(op, Name, saved, gradient)                            \
+  struct op##_node final : PointwiseNode<1> {                                     \
+    static constexpr std::array<unsigned, 1> kSaves = {saved};                    \
+    std::string_view name() const override { return #Name; }                      \
+    void apply(std::span<Tensor> gradients, std::span<Tensor> results) override { \
+      [[maybe_unused]] const Tensor& g = gradients[0];                            \
+      [[maybe_unused]] Tensor x, y;                                               \
+      if constexpr (((saved)&kX) != 0) x = args[0].tensor.unpack(this);           \
+      if constexpr (((saved)&kY) != 0) y = result.unpack(this);                   \
+      results[0] = fit(gradient, 0);                                              \
+    }                                                                             \
+  };
+#define LOCKSTEP_BINARY_NODE(op, Name, saved_a, gradient_a, saved_b, gradient_b)          \
+  struct op##_node : PointwiseNode<2> {                                                   \
+    static constexpr std::array<unsigned, 2> kSaves = {saved_a, saved_b};                 \
+    std::string_view name() const override { return name_of_binary(#Name); }              \
+    void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {         \
+      const unsigned needed = (needs(0) ? (saved_a) : 0u) | (needs(1) ? (saved_b) : 0u);  \
+      [[maybe_unused]] const Tensor& g = gradients[0];                                    \
+      Tensor a_storage, b_storage;                                                        \
+      [[maybe_unused]] const Operand a = needed & kA ? unpack(0, a_storage) : Operand(0); \
+      [[maybe_unused]] const Operand b = needed & kB ? unpack(1, b_storage) : Operand(0); \
+      if (needs(0)) results[0] = fit(gradient_a, 0);                                      \
+      if (needs(1)) results[1] = fit(gradient_b, 1);                                      \
+    }                                                                                     \
+  };
+
+}  // namespace
+
+#define LOCKSTEP_DEFINE_Unary(op, dtypes, Name, saved, gradient)                          \
+  namespace {                                                                             \
+  LOCKSTEP_UNARY_NODE(op, Name, saved, gradient)                                          \
+  }                                                                                       \
+  Tensor op(const Tensor& x) {                                                            \
+    const Tensor y = pointwise::unary(PointwiseOp::k_##op, #op, DTypes::dtypes, x, 0, 0); \
+    return record<op##_node, 1>(y, {x}, op##_node::kSaves, 0, 0);                         \
+  }
+#define LOCKSTEP_DEFINE_Unary1(op, dtypes, Name, saved, gradient)                         \
+  namespace {                                                                             \
+  LOCKSTEP_UNARY_NODE(op, Name, saved, gradient)                                          \
+  }                                                                                       \
+  Tensor op(const Tensor& x, double p) {                                                  \
+    const Tensor y = pointwise::unary(PointwiseOp::k_##op, #op, DTypes::dtypes, x, p, 0); \
+    return record<op##_node, 1>(y, {x}, op##_node::kSaves, p, 0);                         \
+  }
+#define LOCKSTEP_DEFINE_Unary2(op, dtypes, Name, saved, gradient)                         \
+  namespace {                                                                             \
+  LOCKSTEP_UNARY_NODE(op, Name, saved, gradient)                                          \
+  }                                                                                       \
+  Tensor op(const Tensor& x, double p, double q) {                                        \
+    const Tensor y = pointwise::unary(PointwiseOp::k_##op, #op, DTypes::dtypes, x, p, q); \
+    return record<op##_node, 1>(y, {x}, op##_node::kSaves, p, q);                         \
+  }
+#define LOCKSTEP_BINARY_BODY(op, dtypes, p, q)                                              \
+  const Tensor y = pointwise::binary(PointwiseOp::k_##op, #op, DTypes::dtypes, a, b, p, q); \
+  return record<op##_node, 2>(y, {a, b}, op##_node::kSaves, p, q);
+#define LOCKSTEP_DEFINE_Binary(op, dtypes, Name, saved_a, gradient_a, saved_b, gradient_b) \
+  namespace {                                                                              \
+  LOCKSTEP_BINARY_NODE(op, Name, saved_a, gradient_a, saved_b, gradient_b)                 \
+  }                                                                                        \
+  Tensor op(const Operand& a, const Operand& b) { LOCKSTEP_BINARY_BODY(op, dtypes, 0, 0) }
+#define LOCKSTEP_DEFINE_Binary1(op, dtypes, Name, saved_a, gradient_a, saved_b, gradient_b) \
+  namespace {                                                                               \
+  LOCKSTEP_BINARY_NODE(op, Name, saved_a, gradient_a, saved_b, gradient_b)                  \
+  }                                                                                         \
+  Tensor op(const Operand& a, const Operand& b, double p) { LOCKSTEP_BINARY_BODY(op, dtypes, p, 0) }
+#define LOCKSTEP_DEFINE_Binary2(op, dtypes, Name, saved_a, gradient_a, saved_b, gradient_b) \
+  namespace {                                                                               \
+  LOCKSTEP_BINARY_NODE(op, Name, saved_a, gradient_a, saved_b, gradient_b)                  \
+  }                                                                                         \
+  Tensor op(const Operand& a, const Operand& b, double p, double q) {                       \
+    LOCKSTEP_BINARY_BODY(op, dtypes, p, q)                                                  \
+  }
+#define LOCKSTEP_DEFINE_Compare(op, dtypes)                                         \
+  Tensor op(const Operand& a, const Operand& b) {                                   \
+    return pointwise::binary(PointwiseOp::k_##op, #op, DTypes::dtypes, a, b, 0, 0); \
+  }
+#define LOCKSTEP_DEFINE_Where(op, dtypes)  // the one op with a condition, below
+
+#define LOCKSTEP_OP(name, arity, ...) LOCKSTEP_DEFINE_##arity(name, __VA_ARGS__)
+LOCKSTEP_POINTWISE_OPS(LOCKSTEP_OP)
+#undef LOCKSTEP_OP
+
+namespace {
+
+struct where_node final : PointwiseNode<3> {
+  static constexpr std::array<unsigned, 3> kSaves = {0, 1, 1};  // both sides read the condition
+  std::string_view name() const override { return "WhereBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& g = gradients[0];
+    const Tensor condition = args[0].tensor.unpack(this);
+    if (needs(1)) results[1] = fit(where(condition, g, 0), 1);
+    if (needs(2)) results[2] = fit(where(condition, 0, g), 2);
+  }
+};
+
+}  // namespace
+
+Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
+  const Tensor y = pointwise::where(condition, a, b);
+  return record<where_node, 3>(y, {condition, a, b}, where_node::kSaves, 0, 0);
+}
+
+Tensor pow(const Tensor& x, Scalar exponent) {
+  if (!is_floating(x.dtype())) {
+    check(!exponent.is_floating() && exponent.to<int64_t>() >= 0,
+          "[pow] Integers to negative integer powers are not allowed; nor are fractions: {} to {}",
+          name_of(x.dtype()), exponent.to<double>());
+  }
+  return pow_scalar(x, exponent.to<double>());
+}
+
+Tensor square(const Tensor& x) { return pow(x, 2); }
+
+}  // namespace lockstep

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <concepts>
+
+#include "lockstep/engine/ops/pointwise_list.h"
+#include "lockstep/engine/tensor/tensor.h"
+
+namespace lockstep {
+
+// An argument of a pointwise op: a tensor or a number. Borrows the tensor.
+class Operand {
+ public:
+  Operand(const Tensor& tensor) : tensor_(&tensor) {}
+  Operand(Scalar scalar) : scalar_(scalar) {}
+  template <typename T>
+  requires std::floating_point<T> || std::integral<T> Operand(T number) : scalar_(number) {}
+
+  bool is_tensor() const { return tensor_ != nullptr; }
+  const Tensor& tensor() const { return *tensor_; }
+  Scalar scalar() const { return scalar_; }
+
+ private:
+  const Tensor* tensor_ = nullptr;
+  Scalar scalar_ = 0;
+};
+
+// Pointwise ops with broadcasting and PyTorch's type promotion. At least one argument is a tensor.
+#define LOCKSTEP_DECLARE_Unary(name) Tensor name(const Tensor& x);
+#define LOCKSTEP_DECLARE_Unary1(name) Tensor name(const Tensor& x, double p);
+#define LOCKSTEP_DECLARE_Unary2(name) Tensor name(const Tensor& x, double p, double q);
+#define LOCKSTEP_DECLARE_Binary(name) Tensor name(const Operand& a, const Operand& b);
+#define LOCKSTEP_DECLARE_Binary1(name) Tensor name(const Operand& a, const Operand& b, double p);
+#define LOCKSTEP_DECLARE_Binary2(name) \
+  Tensor name(const Operand& a, const Operand& b, double p, double q);
+#define LOCKSTEP_DECLARE_Compare(name) Tensor name(const Operand& a, const Operand& b);
+#define LOCKSTEP_DECLARE_Where(name) \
+  Tensor name(const Tensor& condition, const Operand& a, const Operand& b);
+#define LOCKSTEP_OP(name, arity, ...) LOCKSTEP_DECLARE_##arity(name)
+LOCKSTEP_POINTWISE_OPS(LOCKSTEP_OP)
+#undef LOCKSTEP_OP
+#undef LOCKSTEP_DECLARE_Unary
+#undef LOCKSTEP_DECLARE_Unary1
+#undef LOCKSTEP_DECLARE_Unary2
+#undef LOCKSTEP_DECLARE_Binary
+#undef LOCKSTEP_DECLARE_Binary1
+#undef LOCKSTEP_DECLARE_Binary2
+#undef LOCKSTEP_DECLARE_Compare
+#undef LOCKSTEP_DECLARE_Where
+
+// x to a number; integer tensors take non-negative integers only.
+Tensor pow(const Tensor& x, Scalar exponent);
+Tensor square(const Tensor& x);
+
+// Sums `gradient` over the dimensions along which `sizes` was broadcast: broadcasting undone.
+Tensor sum_to_size(const Tensor& gradient, const Dims& sizes);
+
+#define LOCKSTEP_OPERATOR(symbol, op)                                                  \
+  inline Tensor operator symbol(const Tensor& a, const Tensor& b) { return op(a, b); } \
+  inline Tensor operator symbol(const Tensor& a, Scalar b) { return op(a, b); }
+LOCKSTEP_OPERATOR(+, add)
+LOCKSTEP_OPERATOR(-, sub)
+LOCKSTEP_OPERATOR(*, mul)
+LOCKSTEP_OPERATOR(/, div)
+LOCKSTEP_OPERATOR(==, eq)
+LOCKSTEP_OPERATOR(!=, ne)
+LOCKSTEP_OPERATOR(<, lt)
+LOCKSTEP_OPERATOR(<=, le)
+LOCKSTEP_OPERATOR(>, gt)
+LOCKSTEP_OPERATOR(>=, ge)
+#undef LOCKSTEP_OPERATOR
+inline Tensor operator+(Scalar a, const Tensor& b) { return add(b, a); }
+inline Tensor operator-(Scalar a, const Tensor& b) { return sub(a, b); }
+inline Tensor operator*(Scalar a, const Tensor& b) { return mul(b, a); }
+inline Tensor operator/(Scalar a, const Tensor& b) { return mul(reciprocal(b), a); }
+inline Tensor operator-(const Tensor& x) { return neg(x); }
+
+}  // namespace lockstep

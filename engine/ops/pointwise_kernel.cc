@@ -1,0 +1,269 @@
+#include "lockstep/engine/ops/pointwise_kernel.h"
+
+#include <array>
+
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/backend.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep::pointwise {
+namespace {
+
+int category(DType dtype) { return is_floating(dtype) ? 2 : (dtype == DType::kBool ? 0 : 1); }
+
+void set_immediate(PointwiseCall::Operand& operand, DType dtype, Scalar value) {
+  operand.data = nullptr;
+  operand.immediate.bits = 0;
+  switch (dtype) {
+    case DType::kFloat32:
+      operand.immediate.f32 = value.to<float>();
+      break;
+    case DType::kFloat64:
+      operand.immediate.f64 = value.to<double>();
+      break;
+    case DType::kInt64:
+      operand.immediate.i64 = value.to<int64_t>();
+      break;
+    case DType::kInt32:
+      operand.immediate.i32 = value.to<int32_t>();
+      break;
+    case DType::kUInt8:
+      operand.immediate.u8 = value.to<uint8_t>();
+      break;
+    case DType::kBool:
+      operand.immediate.b = value.to<bool>();
+      break;
+    default:
+      fail("[pointwise] no kernel computes in {}", name_of(dtype));
+  }
+}
+
+bool same_dense_layout(const Tensor& a, const Tensor& b) {
+  return a.sizes() == b.sizes() && ((a.is_contiguous() && b.is_contiguous()) ||
+                                    (a.strides() == b.strides() && a.is_channels_last()));
+}
+
+// Strides of `t` broadcast to `sizes`.
+void broadcast_strides(const Tensor& t, const Dims& sizes, int64_t* strides) {
+  const int lead = sizes.size() - t.dim();
+  for (int d = 0; d < sizes.size(); ++d) {
+    strides[d] =
+        d < lead || (t.sizes()[d - lead] == 1 && sizes[d] != 1) ? 0 : t.strides()[d - lead];
+  }
+}
+
+// Orders dimensions by the output's strides and merges neighbours that every operand runs through
+// evenly.
+void set_geometry(PointwiseCall& call, const Tensor& out, std::span<const Tensor* const> inputs) {
+  const Dims& sizes = out.sizes();
+  int64_t strides[4][kMaxDims];
+  broadcast_strides(out, sizes, strides[0]);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i]) {
+      broadcast_strides(*inputs[i], sizes, strides[i + 1]);
+    } else {
+      std::fill_n(strides[i + 1], sizes.size(), 0);
+    }
+  }
+  int order[kMaxDims];
+  int used = 0;
+  for (int d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] != 1) order[used++] = d;
+  }
+  std::stable_sort(order, order + used,
+                   [&](int a, int b) { return strides[0][a] > strides[0][b]; });
+  const int operands = static_cast<int>(inputs.size()) + 1;
+  int dims = 0;
+  for (int k = 0; k < used; ++k) {
+    const int d = order[k];
+    bool merges = dims > 0;
+    if (merges) {
+      const int previous = order[k - 1];
+      for (int o = 0; o < operands; ++o) {
+        merges = merges && strides[o][previous] == strides[o][d] * sizes[d];
+      }
+    }
+    if (!merges) {
+      call.sizes[dims++] = 1;
+    }
+    call.sizes[dims - 1] *= sizes[d];
+    for (int o = 0; o < operands; ++o) {
+      (o == 0 ? call.out : call.in[o - 1]).strides[dims - 1] = strides[o][d];
+    }
+  }
+  if (dims == 0) {  // a single element
+    dims = 1;
+    call.sizes[0] = 1;
+    for (int o = 0; o < operands; ++o) (o == 0 ? call.out : call.in[o - 1]).strides[0] = 0;
+  }
+  call.dims = dims;
+}
+
+void set_flat_geometry(PointwiseCall& call, std::span<const Tensor* const> inputs) {
+  call.dims = 1;
+  call.sizes[0] = call.numel;
+  call.out.strides[0] = 1;
+  for (size_t i = 0; i < inputs.size(); ++i) call.in[i].strides[0] = inputs[i] ? 1 : 0;
+}
+
+// Runs `op` over operands already converted to `dtype`; null tensors stand for immediates.
+void launch(PointwiseOp op, DType dtype, const Tensor& out, std::span<const Tensor* const> inputs,
+            std::span<const Operand> operands, double p, double q) {
+  PointwiseCall call;
+  call.dtype = dtype;
+  call.inputs = static_cast<int>(inputs.size());
+  call.numel = out.numel();
+  call.p = p;
+  call.q = q;
+  call.out.data = out.data_ptr();
+  bool flat = out.is_contiguous() || out.is_channels_last();
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i]) {
+      call.in[i].data = inputs[i]->data_ptr();
+      flat = flat && same_dense_layout(out, *inputs[i]);
+    } else {
+      set_immediate(call.in[i], dtype, operands[i].scalar());
+    }
+  }
+  if (flat) {
+    set_flat_geometry(call, inputs);
+  } else {
+    set_geometry(call, out, inputs);
+  }
+  if (call.numel > 0) backend_of(out).pointwise(op, call);
+}
+
+bool is_comparison(PointwiseOp op) { return op >= PointwiseOp::k_eq && op <= PointwiseOp::k_ge; }
+
+// The dtype to compute in, from the dtype of the expression.
+DType compute_dtype(const char* name, DTypes dtypes, DType result) {
+  if (dtypes == DTypes::kFloating && !is_floating(result)) return DType::kFloat32;
+  check(dtypes != DTypes::kArithmetic || result != DType::kBool,
+        "[{}] bool tensors are not supported here; convert with to(DType::kInt64) first", name);
+  if (result == DType::kBFloat16 || result == DType::kFloat16) return DType::kFloat32;
+  return result;
+}
+
+template <size_t kInputs>
+Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
+           const std::array<Operand, kInputs>& operands, double p, double q, const Tensor* self) {
+  const autograd::NoGrad no_grad;
+  DType result;
+  Dims sizes;
+  Device device;
+  const Tensor* first = nullptr;
+  bool same_shape = true;
+  for (const auto& operand : operands) {
+    if (!operand.is_tensor()) continue;
+    const Tensor& t = operand.tensor();
+    check(t.defined(), "[{}] an argument is an undefined tensor", name);
+    if (!first) {
+      first = &t;
+      sizes = t.sizes();
+      device = t.device();
+    } else {
+      check(t.device() == device, "[{}] tensors are on different devices, {} and {}", name,
+            device.str(), t.device().str());
+      if (!(t.sizes() == sizes)) {
+        sizes = broadcast_shapes(sizes, t.sizes());
+        same_shape = false;
+      }
+    }
+  }
+  check(first != nullptr, "[{}] needs at least one tensor", name);
+  result = result_type(operands);
+  const DType compute = compute_dtype(name, dtypes, result);
+  // where's condition is bool whatever the values are; everything computes in one dtype.
+  std::array<Tensor, kInputs> converted;
+  std::array<const Tensor*, kInputs> inputs{};
+  const Tensor* shape_giver = nullptr;
+  for (size_t i = 0; i < kInputs; ++i) {
+    if (!operands[i].is_tensor()) continue;
+    const Tensor& t = operands[i].tensor();
+    if (t.dtype() == compute) {
+      inputs[i] = &t;
+    } else {
+      converted[i] = t.to(compute);
+      inputs[i] = &converted[i];
+    }
+    if (!shape_giver && (same_shape || t.sizes() == sizes)) shape_giver = inputs[i];
+  }
+  if (self) {
+    check(self->sizes() == sizes, "[{}] output with shape {} doesn't match the broadcast shape {}",
+          name, self->sizes().str(), sizes.str());
+    check(category(self->dtype()) >= category(result),
+          "[{}] result type {} can't be cast to the desired output type {}", name, name_of(result),
+          name_of(self->dtype()));
+    if (self->dtype() == compute) {
+      launch(op, compute, *self, inputs, operands, p, q);
+    } else {
+      const Tensor wide = empty_dense(sizes, compute, device);
+      launch(op, compute, wide, inputs, operands, p, q);
+      backend_of(*self).copy(*self, wide);
+    }
+    return *self;
+  }
+  const DType out_dtype = is_comparison(op) ? DType::kBool : compute;
+  const Tensor out = shape_giver && !shape_giver->is_contiguous() && shape_giver->is_channels_last()
+                         ? empty_channels_last(sizes, out_dtype, device)
+                         : empty_dense(sizes, out_dtype, device);
+  launch(op, compute, out, inputs, operands, p, q);
+  const bool narrow = !is_comparison(op) && is_floating(result) && result != compute;
+  return narrow ? out.to(result) : out;
+}
+
+}  // namespace
+
+DType result_type(std::span<const Operand> operands) {
+  bool have_dimensioned = false, have_zero_dim = false;
+  DType dimensioned = DType::kBool, zero_dim = DType::kBool;
+  for (const auto& operand : operands) {
+    if (!operand.is_tensor()) continue;
+    const Tensor& t = operand.tensor();
+    bool& have = t.dim() > 0 ? have_dimensioned : have_zero_dim;
+    DType& dtype = t.dim() > 0 ? dimensioned : zero_dim;
+    dtype = have ? promote(dtype, t.dtype()) : t.dtype();
+    have = true;
+  }
+  DType result = have_dimensioned ? dimensioned : zero_dim;
+  if (have_dimensioned && have_zero_dim && category(zero_dim) > category(dimensioned)) {
+    result = zero_dim;
+  }
+  for (const auto& operand : operands) {
+    if (!operand.is_tensor()) result = operand.scalar().promote_with(result);
+  }
+  return result;
+}
+
+Tensor unary(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& x, double p, double q) {
+  return run<1>(op, name, dtypes, {Operand(x)}, p, q, nullptr);
+}
+
+Tensor binary(PointwiseOp op, const char* name, DTypes dtypes, const Operand& a, const Operand& b,
+              double p, double q) {
+  return run<2>(op, name, dtypes, {a, b}, p, q, nullptr);
+}
+
+Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
+  check(condition.dtype() == DType::kBool, "[where] the condition must be bool, got {}",
+        name_of(condition.dtype()));
+  const std::array<Operand, 2> values = {a, b};
+  // Two numbers: PyTorch's default dtypes for literals.
+  DType result = a.is_tensor() || b.is_tensor()
+                     ? result_type(values)
+                     : (a.scalar().is_floating() || b.scalar().is_floating() ? DType::kFloat32
+                                                                             : DType::kInt64);
+  if (result == DType::kBool) result = DType::kUInt8;
+  const autograd::NoGrad no_grad;
+  const Tensor mask = condition.to(result);
+  return run<3>(PointwiseOp::k_where, "where", DTypes::kArithmetic, {Operand(mask), a, b}, 0, 0,
+                nullptr);
+}
+
+void binary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self,
+                 const Operand& other, double p, double q) {
+  run<2>(op, name, dtypes, {Operand(self), other}, p, q, &self);
+}
+
+}  // namespace lockstep::pointwise

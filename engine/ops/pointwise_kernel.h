@@ -1,0 +1,24 @@
+#pragma once
+
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/pointwise_call.h"
+
+// Internal: from tensors to PointwiseCalls. Promotes dtypes, broadcasts, merges dimensions,
+// allocates the result. Knows nothing of autograd.
+namespace lockstep::pointwise {
+
+enum class DTypes : uint8_t { kArithmetic, kFloating, kAny };
+
+Tensor unary(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& x, double p, double q);
+Tensor binary(PointwiseOp op, const char* name, DTypes dtypes, const Operand& a, const Operand& b,
+              double p, double q);
+Tensor where(const Tensor& condition, const Operand& a, const Operand& b);
+// Writes the result of a binary op over `self`, whose shape and dtype it must fit.
+void binary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self,
+                 const Operand& other, double p, double q);
+
+// PyTorch's result type of an expression: dimensioned tensors before 0-d ones before numbers, each
+// deciding only within a higher category.
+DType result_type(std::span<const Operand> operands);
+
+}  // namespace lockstep::pointwise

@@ -1,0 +1,153 @@
+#include "lockstep/engine/ops/pool.h"
+
+#include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/ops/layout.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep {
+namespace {
+
+using autograd::OpNode;
+using autograd::record;
+
+Dims pooled_sizes(const char* name, const Tensor& x, const Pool2dParams& p) {
+  check(x.dim() == 4, "[{}] expects (N, C, H, W), got {}", name, x.sizes().str());
+  check(x.dtype() == DType::kFloat32 || x.dtype() == DType::kFloat64,
+        "[{}] supports float32 and float64, got {}", name, name_of(x.dtype()));
+  Dims sizes = x.sizes();
+  for (int i = 0; i < 2; ++i) {
+    check(p.kernel[i] > 0 && p.stride[i] > 0 && p.dilation[i] > 0 && p.padding[i] >= 0 &&
+              2 * p.padding[i] <= p.kernel[i],
+          "[{}] kernel {}, stride {} and dilation {} must be positive, padding {} at most half the "
+          "kernel",
+          name, p.kernel[i], p.stride[i], p.dilation[i], p.padding[i]);
+    const int64_t room = sizes[2 + i] + 2 * p.padding[i] - p.dilation[i] * (p.kernel[i] - 1) - 1;
+    check(room >= 0, "[{}] kernel {} with dilation {} is larger than the padded input {}", name,
+          p.kernel[i], p.dilation[i], sizes[2 + i] + 2 * p.padding[i]);
+    sizes[2 + i] = room / p.stride[i] + 1;
+  }
+  return sizes;
+}
+
+Pool2dParams square_window(int64_t kernel) {
+  return {.kernel = {kernel, kernel}, .stride = {kernel, kernel}};
+}
+
+Tensor max_pool_gradient(const Tensor& gy, const Tensor& indices, const Dims& x_sizes,
+                         const Pool2dParams& params);
+
+// What max_pool2d chose, read from another tensor of x's shape: the gradient of the gradient.
+Tensor take_indices(const Tensor& x, const Tensor& indices) {
+  const int64_t planes = x.size(0) * x.size(1), area = x.size(2) * x.size(3);
+  const Tensor flat_index = indices.contiguous().to(DType::kInt64).view({planes, -1});
+  const Tensor flat = x.contiguous().view({-1});
+  Tensor positions = flat_index.clone();
+  int64_t* p = positions.data<int64_t>();
+  const int64_t per_plane = flat_index.size(1);
+  for (int64_t i = 0; i < planes * per_plane; ++i) p[i] += i / per_plane * area;
+  const Tensor out = empty_dense(indices.sizes(), x.dtype(), x.device());
+  backend_of(x).index_select(out.view({-1}), flat, 0, positions.view({-1}));
+  return out;
+}
+
+struct MaxPoolGradientBackward final : OpNode<1> {
+  Pool2dParams params;
+  std::string_view name() const override { return "MaxPool2DWithIndicesBackwardBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override;
+};
+
+struct MaxPool2DWithIndicesBackward0 final : OpNode<1> {
+  Pool2dParams params;
+  Dims x_sizes;
+  std::string_view name() const override { return "MaxPool2DWithIndicesBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = max_pool_gradient(gradients[0], saved(0), x_sizes, params);
+  }
+};
+
+Tensor max_pool_gradient(const Tensor& gy, const Tensor& indices, const Dims& x_sizes,
+                         const Pool2dParams& params) {
+  const Tensor dense = like_layout(gy.detach(), indices);
+  const Tensor gx = empty_in_layout_of(dense, x_sizes);
+  backend_of(gy).max_pool2d_gradient(gx, dense, indices, params);
+  if (auto node = record<MaxPoolGradientBackward>(gx, gy)) {
+    node->params = params;
+    node->save(0, indices);
+  }
+  return gx;
+}
+
+void MaxPoolGradientBackward::apply(std::span<Tensor> gradients, std::span<Tensor> results) {
+  const Tensor indices = saved(0);
+  const Tensor y = take_indices(gradients[0].detach(), indices);
+  if (auto node = record<MaxPool2DWithIndicesBackward0>(y, gradients[0])) {
+    node->params = params;
+    node->x_sizes = gradients[0].sizes();
+    node->save(0, indices);
+  }
+  results[0] = y;
+}
+
+Tensor avg_pool_gradient(const Tensor& gy, const Dims& x_sizes, const Pool2dParams& params);
+
+struct AvgPoolGradientBackward final : OpNode<1> {
+  Pool2dParams params;
+  std::string_view name() const override { return "AvgPool2DBackwardBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = avg_pool2d(gradients[0], params);
+  }
+};
+
+struct AvgPool2DBackward0 final : OpNode<1> {
+  Pool2dParams params;
+  Dims x_sizes;
+  std::string_view name() const override { return "AvgPool2DBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = avg_pool_gradient(gradients[0], x_sizes, params);
+  }
+};
+
+Tensor avg_pool_gradient(const Tensor& gy, const Dims& x_sizes, const Pool2dParams& params) {
+  const Tensor dense = any_dense_layout(gy.detach());
+  const Tensor gx = empty_in_layout_of(dense, x_sizes);
+  backend_of(gy).avg_pool2d_gradient(gx, dense, params);
+  if (auto node = record<AvgPoolGradientBackward>(gx, gy)) node->params = params;
+  return gx;
+}
+
+}  // namespace
+
+Tensor max_pool2d(const Tensor& x, const Pool2dParams& params) {
+  const Dims sizes = pooled_sizes("max_pool2d", x, params);
+  const Tensor dense = any_dense_layout(x);
+  const Tensor y = empty_in_layout_of(dense, sizes);
+  const Tensor indices = dense.is_channels_last()
+                             ? empty_channels_last(sizes, DType::kInt32, x.device())
+                             : empty_dense(sizes, DType::kInt32, x.device());
+  backend_of(x).max_pool2d(y, indices, dense.detach(), params);
+  if (auto node = record<MaxPool2DWithIndicesBackward0>(y, dense)) {
+    node->params = params;
+    node->x_sizes = x.sizes();
+    node->save(0, indices);
+  }
+  return y;
+}
+
+Tensor avg_pool2d(const Tensor& x, const Pool2dParams& params) {
+  check(params.dilation[0] == 1 && params.dilation[1] == 1, "[avg_pool2d] has no dilation");
+  const Dims sizes = pooled_sizes("avg_pool2d", x, params);
+  const Tensor dense = any_dense_layout(x);
+  const Tensor y = empty_in_layout_of(dense, sizes);
+  backend_of(x).avg_pool2d(y, dense.detach(), params);
+  if (auto node = record<AvgPool2DBackward0>(y, dense)) {
+    node->params = params;
+    node->x_sizes = x.sizes();
+  }
+  return y;
+}
+
+Tensor max_pool2d(const Tensor& x, int64_t kernel) { return max_pool2d(x, square_window(kernel)); }
+Tensor avg_pool2d(const Tensor& x, int64_t kernel) { return avg_pool2d(x, square_window(kernel)); }
+
+}  // namespace lockstep

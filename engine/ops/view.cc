@@ -1,0 +1,320 @@
+// Views: other sizes and strides over the same storage.
+#include <algorithm>
+#include <optional>
+
+#include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep {
+namespace {
+
+using autograd::OpNode;
+using autograd::record;
+
+Tensor make_view(const Tensor& x, const Dims& sizes, const Dims& strides, int64_t offset) {
+  Tensor y = alias_of(x, sizes, strides, offset);
+  y.impl()->base = x.impl()->base ? x.impl()->base : Ptr<TensorImpl>(x.impl());
+  return y;
+}
+
+// Resolves a -1 in `sizes` so that the product is `numel`.
+Dims infer_sizes(const Dims& sizes, int64_t numel, const Dims& from) {
+  Dims result = sizes;
+  int inferred = -1;
+  int64_t known = 1;
+  for (int d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] == -1) {
+      check(inferred < 0, "only one dimension can be inferred");
+      inferred = d;
+    } else {
+      check(sizes[d] >= 0, "invalid shape dimension {}", sizes[d]);
+      known *= sizes[d];
+    }
+  }
+  const bool fits = inferred < 0 ? known == numel : known != 0 && numel % known == 0;
+  check(fits, "shape '{}' is invalid for input of size {} (sizes {})", sizes.str(), numel,
+        from.str());
+  if (inferred >= 0) result[inferred] = numel / known;
+  return result;
+}
+
+// Strides that show `x` with other sizes without moving anything, if there are any: each run of
+// dimensions that lies evenly in memory is cut anew.
+std::optional<Dims> view_strides(const Tensor& x, const Dims& sizes) {
+  if (x.numel() == 0) return contiguous_strides(sizes);
+  Dims strides = Dims::filled(sizes.size(), 1);
+  int target = sizes.size() - 1;
+  int64_t run = 1, filled = 1;
+  const Dims& from = x.sizes();
+  const Dims& from_strides = x.strides();
+  int64_t base = x.dim() > 0 ? from_strides.back() : 1;
+  for (int d = x.dim() - 1; d >= 0; --d) {
+    run *= from[d];
+    const bool run_ends = d == 0 || (from[d - 1] != 1 && from_strides[d - 1] != run * base);
+    if (!run_ends) continue;
+    while (target >= 0 && (filled < run || sizes[target] == 1)) {
+      strides[target] = filled * base;
+      filled *= sizes[target];
+      --target;
+    }
+    if (filled != run) return std::nullopt;
+    if (d > 0) {
+      base = from_strides[d - 1];
+      run = filled = 1;
+    }
+  }
+  return target == -1 ? std::optional(strides) : std::nullopt;
+}
+
+struct ViewBackward0 final : OpNode<1> {
+  Dims sizes;
+  std::string_view name() const override { return "ViewBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = gradients[0].reshape(sizes);
+  }
+};
+
+struct PermuteBackward0 final : OpNode<1> {
+  Dims inverse;
+  std::string_view label = "PermuteBackward0";
+  std::string_view name() const override { return label; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = gradients[0].permute(inverse);
+  }
+};
+
+struct SqueezeBackward1 final : OpNode<1> {
+  int dim = 0;
+  std::string_view name() const override { return "SqueezeBackward1"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = gradients[0].unsqueeze(dim);
+  }
+};
+
+struct UnsqueezeBackward0 final : OpNode<1> {
+  int dim = 0;
+  std::string_view name() const override { return "UnsqueezeBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = gradients[0].squeeze(dim);
+  }
+};
+
+struct ExpandBackward0 final : OpNode<1> {
+  Dims sizes;
+  std::string_view name() const override { return "ExpandBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = sum_to_size(gradients[0], sizes);
+  }
+};
+
+// A slice of one dimension: every step-th index from start, `length` of them.
+struct Slice {
+  int dim = 0;
+  int64_t start = 0, step = 1, length = 0;
+
+  Tensor of(const Tensor& x) const {
+    Dims sizes = x.sizes(), strides = x.strides();
+    sizes[dim] = length;
+    strides[dim] *= step;
+    return make_view(x, sizes, strides,
+                     x.storage_offset() + (length > 0 ? start * x.strides()[dim] : 0));
+  }
+};
+
+Tensor embed(const Tensor& g, const Dims& sizes, const Slice& slice);
+
+struct SliceBackward0 final : OpNode<1> {
+  Dims sizes;
+  Slice slice;
+  std::string_view name() const override { return "SliceBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = embed(gradients[0], sizes, slice);
+  }
+};
+
+Tensor take_slice(const Tensor& x, const Slice& slice) {
+  const Tensor y = slice.of(x);
+  if (auto node = record<SliceBackward0>(y, x)) {
+    node->sizes = x.sizes();
+    node->slice = slice;
+  }
+  return y;
+}
+
+struct EmbedBackward0 final : OpNode<1> {
+  Slice slice;
+  std::string_view name() const override { return "EmbedBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = take_slice(gradients[0], slice);
+  }
+};
+
+// The adjoint of a slice: g in its place, zeros elsewhere.
+Tensor embed(const Tensor& g, const Dims& sizes, const Slice& slice) {
+  const Tensor y = zeros(sizes, {g.dtype(), g.device()});
+  backend_of(g).copy(slice.of(y).detach(), g);
+  if (auto node = record<EmbedBackward0>(y, g)) node->slice = slice;
+  return y;
+}
+
+Tensor permuted(const Tensor& x, const Dims& dims, std::string_view label) {
+  const int n = x.dim();
+  check(dims.size() == n,
+        "permute(dims): number of dimensions in the tensor input does not match "
+        "the length of the desired ordering of dimensions i.e. input.dim() = {} is not equal to "
+        "len(dims) = {}",
+        n, dims.size());
+  Dims sizes = x.sizes(), strides = x.strides(), inverse = Dims::filled(n, -1);
+  for (int d = 0; d < n; ++d) {
+    const int from = wrap_dim(dims[d], n);
+    check(inverse[from] < 0, "permute(dims): duplicate dims are not allowed.");
+    inverse[from] = d;
+    sizes[d] = x.sizes()[from];
+    strides[d] = x.strides()[from];
+  }
+  const Tensor y = make_view(x, sizes, strides, x.storage_offset());
+  if (auto node = record<PermuteBackward0>(y, x)) {
+    node->inverse = inverse;
+    node->label = label;
+  }
+  return y;
+}
+
+Tensor viewed(const Tensor& x, const Dims& sizes, const Dims& strides) {
+  const Tensor y = make_view(x, sizes, strides, x.storage_offset());
+  if (auto node = record<ViewBackward0>(y, x)) node->sizes = x.sizes();
+  return y;
+}
+
+}  // namespace
+
+Tensor Tensor::view(const Dims& wanted) const {
+  const Dims sizes = infer_sizes(wanted, numel(), this->sizes());
+  const auto strides = view_strides(*this, sizes);
+  check(strides.has_value(),
+        "view size is not compatible with input tensor's size and stride (at least one dimension "
+        "spans across two contiguous subspaces). Use .reshape(...) instead.");
+  return viewed(*this, sizes, *strides);
+}
+
+Tensor Tensor::reshape(const Dims& wanted) const {
+  const Dims sizes = infer_sizes(wanted, numel(), this->sizes());
+  if (const auto strides = view_strides(*this, sizes)) return viewed(*this, sizes, *strides);
+  const Tensor dense = contiguous();
+  return viewed(dense, sizes, contiguous_strides(sizes));
+}
+
+Tensor Tensor::flatten(int64_t start_dim, int64_t end_dim) const {
+  const int start = wrap_dim(start_dim, dim()), end = wrap_dim(end_dim, dim());
+  check(start <= end, "flatten() has invalid args: start_dim cannot come after end_dim");
+  if (dim() == 0) return reshape({1});
+  Dims sizes;
+  for (int d = 0; d < dim(); ++d) {
+    if (d > start && d <= end) {
+      sizes[sizes.size() - 1] *= this->sizes()[d];
+    } else {
+      sizes.push_back(this->sizes()[d]);
+    }
+  }
+  return reshape(sizes);
+}
+
+Tensor Tensor::permute(const Dims& dims) const { return permuted(*this, dims, "PermuteBackward0"); }
+
+Tensor Tensor::transpose(int64_t dim0, int64_t dim1) const {
+  if (dim() == 0) return *this;
+  Dims order;
+  for (int d = 0; d < dim(); ++d) order.push_back(d);
+  std::swap(order[wrap_dim(dim0, dim())], order[wrap_dim(dim1, dim())]);
+  return permuted(*this, order, "TransposeBackward0");
+}
+
+Tensor Tensor::t() const {
+  check(dim() <= 2, "t() expects a tensor with <= 2 dimensions, but self is {}D", dim());
+  if (dim() < 2) return *this;
+  return permuted(*this, {1, 0}, "TBackward0");
+}
+
+Tensor Tensor::squeeze(int64_t wanted) const {
+  const int d = wrap_dim(wanted, dim());
+  Dims sizes = this->sizes(), strides = this->strides();
+  const bool removes = dim() > 0 && sizes[d] == 1;
+  if (removes) {
+    sizes.erase(d);
+    strides.erase(d);
+  }
+  const Tensor y = make_view(*this, sizes, strides, storage_offset());
+  if (!removes) {
+    if (auto node = record<ViewBackward0>(y, *this)) node->sizes = this->sizes();
+  } else if (auto node = record<SqueezeBackward1>(y, *this)) {
+    node->dim = d;
+  }
+  return y;
+}
+
+Tensor Tensor::unsqueeze(int64_t wanted) const {
+  const int d = wrap_dim(wanted, dim() + 1);
+  Dims sizes = this->sizes(), strides = this->strides();
+  strides.insert(d, d < dim() ? sizes[d] * strides[d] : 1);
+  sizes.insert(d, 1);
+  const Tensor y = make_view(*this, sizes, strides, storage_offset());
+  if (auto node = record<UnsqueezeBackward0>(y, *this)) node->dim = d;
+  return y;
+}
+
+Tensor Tensor::expand(const Dims& wanted) const {
+  const int lead = wanted.size() - dim();
+  check(lead >= 0,
+        "expand: the number of sizes provided ({}) must be greater or equal to the number of "
+        "dimensions in the tensor ({})",
+        wanted.size(), dim());
+  Dims sizes = wanted, strides = Dims::filled(wanted.size(), 0);
+  for (int d = 0; d < wanted.size(); ++d) {
+    const int64_t have = d < lead ? 1 : this->sizes()[d - lead];
+    if (wanted[d] == -1) {
+      check(d >= lead, "expand: -1 is not allowed in the leading, non-existing dimension {}", d);
+      sizes[d] = have;
+    }
+    check(sizes[d] == have || have == 1,
+          "The expanded size of the tensor ({}) must match the existing size ({}) at non-singleton "
+          "dimension {}.  Target sizes: {}.  Tensor sizes: {}",
+          sizes[d], have, d, wanted.str(), this->sizes().str());
+    if (sizes[d] == have && d >= lead) strides[d] = this->strides()[d - lead];
+  }
+  const Tensor y = make_view(*this, sizes, strides, storage_offset());
+  if (auto node = record<ExpandBackward0>(y, *this)) node->sizes = this->sizes();
+  return y;
+}
+
+Tensor Tensor::narrow(int64_t dim, int64_t start, int64_t length) const {
+  const int d = wrap_dim(dim, this->dim());
+  check(this->dim() > 0, "narrow() cannot be applied to a 0-dim tensor.");
+  check(length >= 0 && start >= 0 && start + length <= size(d),
+        "start ({}) + length ({}) exceeds dimension size ({}).", start, length, size(d));
+  return take_slice(*this, {d, start, 1, length});
+}
+
+Tensor Tensor::slice(int64_t dim, int64_t start, int64_t end, int64_t step) const {
+  check(this->dim() > 0, "slice() cannot be applied to a 0-dim tensor.");
+  check(step > 0, "slice step must be positive");
+  const int d = wrap_dim(dim, this->dim());
+  const int64_t n = size(d);
+  start = std::clamp<int64_t>(start < 0 ? start + n : start, 0, n);
+  end = std::clamp<int64_t>(end < 0 ? end + n : end, start, n);
+  return take_slice(*this, {d, start, step, (end - start + step - 1) / step});
+}
+
+Tensor Tensor::select(int64_t dim, int64_t index) const {
+  check(this->dim() > 0, "select() cannot be applied to a 0-dim tensor.");
+  const int d = wrap_dim(dim, this->dim());
+  const int64_t n = size(d);
+  check(index >= -n && index < n, "index {} is out of bounds for dimension {} with size {}", index,
+        d, n);
+  return take_slice(*this, {d, index < 0 ? index + n : index, 1, 1}).squeeze(d);
+}
+
+}  // namespace lockstep

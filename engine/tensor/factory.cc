@@ -1,0 +1,167 @@
+#include "lockstep/engine/tensor/factory.h"
+
+#include <cmath>
+
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/backend.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep {
+namespace {
+
+Tensor finish(const Tensor& t, const TensorOptions& options) {
+  if (options.requires_grad) t.requires_grad_();
+  return t;
+}
+
+Tensor like(const Tensor& other, Scalar value) {
+  const Tensor t = empty_like(other);
+  t.fill_(value);
+  return t;
+}
+
+template <typename T>
+Tensor literal(std::span<const T> values, const Dims& sizes, DType natural,
+               const LiteralOptions& options) {
+  Tensor t = from_span<T>(values, sizes, {kDTypeOf<T>});
+  const DType dtype = options.dtype.value_or(natural);
+  if (dtype != t.dtype()) t = t.to(dtype);
+  if (!(options.device == t.device())) t = t.to(options.device);
+  if (options.requires_grad) t.requires_grad_();
+  return t;
+}
+
+template <typename T>
+Tensor literal_rows(std::initializer_list<std::initializer_list<T>> rows, DType natural,
+                    const LiteralOptions& options) {
+  std::vector<T> values;
+  const size_t columns = rows.size() ? rows.begin()->size() : 0;
+  for (const auto& row : rows) {
+    check(row.size() == columns, "[tensor] rows have {} and {} elements; they must be equally long",
+          columns, row.size());
+    values.insert(values.end(), row.begin(), row.end());
+  }
+  return literal<T>(values, {static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns)},
+                    natural, options);
+}
+
+}  // namespace
+
+Tensor empty(const Dims& sizes, TensorOptions options) {
+  for (int64_t n : sizes) check(n >= 0, "[empty] sizes {} contain a negative number", sizes.str());
+  return finish(empty_dense(sizes, options.dtype, options.device), options);
+}
+
+Tensor full(const Dims& sizes, Scalar value, TensorOptions options) {
+  const bool requires_grad = std::exchange(options.requires_grad, false);
+  const Tensor t = empty(sizes, options);
+  backend_of(t).fill(t, value);
+  options.requires_grad = requires_grad;
+  return finish(t, options);
+}
+
+Tensor zeros(const Dims& sizes, TensorOptions options) { return full(sizes, 0, options); }
+Tensor ones(const Dims& sizes, TensorOptions options) { return full(sizes, 1, options); }
+
+Tensor eye(int64_t n, TensorOptions options) {
+  const bool requires_grad = std::exchange(options.requires_grad, false);
+  const Tensor t = zeros({n, n}, options);
+  const Tensor diagonal = alias_of(t, {n}, {n + 1}, 0);
+  backend_of(t).fill(diagonal, 1);
+  options.requires_grad = requires_grad;
+  return finish(t, options);
+}
+
+Tensor arange(Scalar start, Scalar end, Scalar step, TensorOptions options) {
+  const double s = start.to<double>(), e = end.to<double>(), d = step.to<double>();
+  check(d != 0 && (e - s) / d >= 0, "[arange] no way from {} to {} in steps of {}", s, e, d);
+  const auto count = static_cast<int64_t>(std::ceil((e - s) / d));
+  std::vector<double> values(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    values[static_cast<size_t>(i)] = s + static_cast<double>(i) * d;
+  }
+  const autograd::NoGrad no_grad;
+  return finish(
+      from_span<double>(values, {count}, {DType::kFloat64}).to(options.dtype).to(options.device),
+      options);
+}
+
+Tensor arange(int64_t end) { return arange(0, end, 1, {DType::kInt64}); }
+
+Tensor rand(const Dims& sizes, TensorOptions options) {
+  const Tensor t = empty_dense(sizes, options.dtype, options.device);
+  t.uniform_();
+  return finish(t, options);
+}
+
+Tensor randn(const Dims& sizes, TensorOptions options) {
+  const Tensor t = empty_dense(sizes, options.dtype, options.device);
+  t.normal_();
+  return finish(t, options);
+}
+
+Tensor empty_like(const Tensor& other) {
+  return !other.is_contiguous() && other.is_channels_last()
+             ? empty_channels_last(other.sizes(), other.dtype(), other.device())
+             : empty_dense(other.sizes(), other.dtype(), other.device());
+}
+Tensor zeros_like(const Tensor& other) { return like(other, 0); }
+Tensor ones_like(const Tensor& other) { return like(other, 1); }
+
+template <typename T>
+Tensor from_span(std::span<const T> values, const Dims& sizes, TensorOptions options) {
+  check(static_cast<int64_t>(values.size()) == sizes.product(),
+        "[from_span] {} values do not fill sizes {}", values.size(), sizes.str());
+  const Tensor host = empty_dense(sizes, kDTypeOf<T>, Device{});
+  if (!values.empty()) {
+    backend_of(Device{}).copy_from_host(host.data_ptr(), values.data(), values.size_bytes());
+  }
+  const autograd::NoGrad no_grad;
+  return finish(host.to(options.dtype).to(options.device), options);
+}
+template Tensor from_span(std::span<const float>, const Dims&, TensorOptions);
+template Tensor from_span(std::span<const double>, const Dims&, TensorOptions);
+template Tensor from_span(std::span<const int64_t>, const Dims&, TensorOptions);
+template Tensor from_span(std::span<const int32_t>, const Dims&, TensorOptions);
+template Tensor from_span(std::span<const uint8_t>, const Dims&, TensorOptions);
+template Tensor from_span(std::span<const bool>, const Dims&, TensorOptions);
+
+Tensor from_memory(void* data, const Dims& sizes, DType dtype, std::shared_ptr<void> owner) {
+  const size_t bytes = static_cast<size_t>(sizes.product()) * size_of(dtype);
+  return Tensor(make_ptr<TensorImpl>(Storage::alias(data, bytes, Device{}, std::move(owner)), 0,
+                                     sizes, contiguous_strides(sizes), dtype));
+}
+
+Tensor tensor(Scalar value, LiteralOptions options) {
+  const DType natural =
+      value.is_floating() ? DType::kFloat32 : (value.is_bool() ? DType::kBool : DType::kInt64);
+  const Tensor t = empty_dense({}, options.dtype.value_or(natural), options.device);
+  backend_of(t).fill(t, value);
+  if (options.requires_grad) t.requires_grad_();
+  return t;
+}
+Tensor tensor(std::initializer_list<double> values, LiteralOptions options) {
+  return literal<double>({values.begin(), values.size()}, {static_cast<int64_t>(values.size())},
+                         DType::kFloat32, options);
+}
+Tensor tensor(std::initializer_list<int> values, LiteralOptions options) {
+  return literal<int32_t>({values.begin(), values.size()}, {static_cast<int64_t>(values.size())},
+                          DType::kInt64, options);
+}
+Tensor tensor(std::initializer_list<int64_t> values, LiteralOptions options) {
+  return literal<int64_t>({values.begin(), values.size()}, {static_cast<int64_t>(values.size())},
+                          DType::kInt64, options);
+}
+Tensor tensor(std::initializer_list<bool> values, LiteralOptions options) {
+  return literal<bool>({values.begin(), values.size()}, {static_cast<int64_t>(values.size())},
+                       DType::kBool, options);
+}
+Tensor tensor(std::initializer_list<std::initializer_list<double>> rows, LiteralOptions options) {
+  return literal_rows<double>(rows, DType::kFloat32, options);
+}
+Tensor tensor(std::initializer_list<std::initializer_list<int>> rows, LiteralOptions options) {
+  return literal_rows<int>(rows, DType::kInt64, options);
+}
+
+}  // namespace lockstep

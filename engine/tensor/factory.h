@@ -1,0 +1,54 @@
+#pragma once
+
+#include <initializer_list>
+#include <span>
+
+#include "lockstep/engine/tensor/tensor.h"
+
+namespace lockstep {
+
+struct TensorOptions {
+  DType dtype = DType::kFloat32;
+  Device device{};
+  bool requires_grad = false;
+};
+
+Tensor empty(const Dims& sizes, TensorOptions options = {});
+Tensor zeros(const Dims& sizes, TensorOptions options = {});
+Tensor ones(const Dims& sizes, TensorOptions options = {});
+Tensor full(const Dims& sizes, Scalar value, TensorOptions options = {});
+Tensor eye(int64_t n, TensorOptions options = {});
+// start, start + step, ... below end; int64 unless asked otherwise.
+Tensor arange(Scalar start, Scalar end, Scalar step = 1, TensorOptions options = {DType::kInt64});
+Tensor arange(int64_t end);
+// Uniform in [0, 1) and standard normal, from the calling thread's generator (random.h).
+Tensor rand(const Dims& sizes, TensorOptions options = {});
+Tensor randn(const Dims& sizes, TensorOptions options = {});
+
+Tensor empty_like(const Tensor& other);  // keeps the memory format of dense tensors
+Tensor zeros_like(const Tensor& other);
+Tensor ones_like(const Tensor& other);
+
+// A copy of host values, row-major.
+template <typename T>
+Tensor from_span(std::span<const T> values, const Dims& sizes,
+                 TensorOptions options = {kDTypeOf<T>});
+// A tensor over somebody else's host memory; `owner` keeps it alive.
+Tensor from_memory(void* data, const Dims& sizes, DType dtype, std::shared_ptr<void> owner);
+
+struct LiteralOptions {
+  bool requires_grad = false;
+  Device device{};
+  std::optional<DType> dtype{};  // else float32 for floats, int64 for integers, bool for bool
+};
+// Literals: tensor(2.0), tensor({1.0, 2.0}), tensor({{1.0, 2.0}, {3.0, 4.0}}).
+Tensor tensor(Scalar value, LiteralOptions options = {});
+Tensor tensor(std::initializer_list<double> values, LiteralOptions options = {});
+Tensor tensor(std::initializer_list<int> values, LiteralOptions options = {});
+Tensor tensor(std::initializer_list<int64_t> values, LiteralOptions options = {});
+Tensor tensor(std::initializer_list<bool> values, LiteralOptions options = {});
+Tensor tensor(std::initializer_list<std::initializer_list<double>> rows,
+              LiteralOptions options = {});
+Tensor tensor(std::initializer_list<std::initializer_list<int>> rows, LiteralOptions options = {});
+
+}  // namespace lockstep

@@ -1,0 +1,30 @@
+#include "lockstep/engine/tensor/storage.h"
+
+#include "lockstep/engine/backend.h"
+
+namespace lockstep {
+
+Ptr<Storage> Storage::allocate(size_t bytes, Device device) {
+  Backend& backend = backend_of(device);
+  Ptr<Storage> storage(new Storage(backend.allocate(bytes), bytes, device));
+  storage->backend_ = &backend;
+  return storage;
+}
+
+Ptr<Storage> Storage::alias(void* data, size_t bytes, Device device, std::shared_ptr<void> owner) {
+  Ptr<Storage> storage(new Storage(data, bytes, device));
+  storage->owner_ = std::move(owner);
+  return storage;
+}
+
+Ptr<Storage> Storage::alias(void* data, size_t bytes, Ptr<Storage> owner) {
+  Ptr<Storage> storage(new Storage(data, bytes, owner->device()));
+  storage->parent_ = std::move(owner);
+  return storage;
+}
+
+Storage::~Storage() {
+  if (backend_) backend_->deallocate(data_, bytes_);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "lockstep/engine/tensor/device.h"
+#include "lockstep/engine/tensor/intrusive.h"
+
+namespace lockstep {
+
+class Backend;
+
+// A run of bytes on one device, shared by the tensors that view it.
+//
+// The version counts in-place writes; autograd compares it with the version at the time a tensor
+// was saved. An alias is a storage of its own over somebody else's bytes: its writes do not count
+// as writes to the neighbours, which is what parameters that live side by side in a bucket need.
+class Storage : public RefCounted {
+ public:
+  // Uninitialised memory from the backend of `device`.
+  static Ptr<Storage> allocate(size_t bytes, Device device);
+  // Bytes owned by `owner`, which stays alive as long as this storage.
+  static Ptr<Storage> alias(void* data, size_t bytes, Device device, std::shared_ptr<void> owner);
+  static Ptr<Storage> alias(void* data, size_t bytes, Ptr<Storage> owner);
+
+  ~Storage() override;
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+
+  uint32_t version() const { return version_.load(std::memory_order_relaxed); }
+  void bump_version() { version_.fetch_add(1, std::memory_order_relaxed); }
+
+ private:
+  Storage(void* data, size_t bytes, Device device) : data_(data), bytes_(bytes), device_(device) {}
+
+  void* data_;
+  size_t bytes_;
+  Device device_;
+  std::atomic<uint32_t> version_{0};
+  Backend* backend_ = nullptr;  // set when the bytes are ours to free
+  std::shared_ptr<void> owner_;
+  Ptr<Storage> parent_;
+};
+
+}  // namespace lockstep

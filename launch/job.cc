@@ -1,0 +1,186 @@
+#include "lockstep/launch/job.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <map>
+#include <vector>
+
+#include <sys/resource.h>
+
+#include "lockstep/data/fashion_mnist.h"
+#include "lockstep/data/sampler.h"
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/launch/job_state.h"
+#include "lockstep/launch/log.h"
+#include "lockstep/launch/weights_hash.h"
+
+namespace lockstep::launch {
+namespace {
+
+using distributed::Buffer;
+using distributed::ReduceOp;
+
+template <typename T, size_t N>
+Buffer buffer_of(std::array<T, N>& values) {
+  return {values.data(), static_cast<int64_t>(N), kDTypeOf<T>, Device{}};
+}
+
+// How many rows of `logits` have their largest value at the label.
+template <typename T>
+int64_t count_correct(const Tensor& logits, const Tensor& labels) {
+  const int64_t classes = logits.size(1);
+  const T* row = logits.data<T>();
+  int64_t correct = 0;
+  for (int64_t i = 0; i < logits.size(0); ++i, row += classes) {
+    int64_t best = -1;  // stays, and counts as wrong, if nothing compares: a row of NaN
+    T highest = -std::numeric_limits<T>::infinity();
+    for (int64_t c = 0; c < classes; ++c) {
+      if (row[c] > highest) {
+        highest = row[c];
+        best = c;
+      }
+    }
+    if (best == labels.data<int64_t>()[i]) ++correct;
+  }
+  return correct;
+}
+
+int64_t count_correct(const Tensor& logits, const data::Batch& batch) {
+  check(logits.defined() && logits.dim() == 2 && logits.size(0) == batch.size() &&
+            is_floating(logits.dtype()),
+        "[evaluate] the function must return floating-point logits of shape ({}, classes), got {}",
+        batch.size(), logits.defined() ? logits.sizes().str() : "an undefined tensor");
+  const Tensor labels = batch.y.to(DType::kInt64).contiguous();
+  if (logits.dtype() == DType::kFloat64) return count_correct<double>(logits.contiguous(), labels);
+  return count_correct<float>(logits.to(DType::kFloat32).contiguous(), labels);
+}
+
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
+// "ranks 0, 2 have 1234abcd..., rank 1 has ..." for weights that should be the same everywhere.
+std::string describe(const std::vector<Sha256Digest>& digests) {
+  std::map<std::string, std::vector<size_t>> ranks;
+  for (size_t rank = 0; rank < digests.size(); ++rank) {
+    ranks[to_hex(digests[rank]).substr(0, 16)].push_back(rank);
+  }
+  std::vector<std::string> parts;
+  for (const auto& [hash, holders] : ranks) {
+    parts.push_back(fmt::format("{} {} {} {}...", holders.size() == 1 ? "rank" : "ranks",
+                                fmt::join(holders, ", "), holders.size() == 1 ? "has" : "have",
+                                hash));
+  }
+  return fmt::format("{}", fmt::join(parts, "; "));
+}
+
+// The hash that every rank agrees on.
+std::string common_hash(distributed::ProcessGroup& group, const data::NamedTensors& weights) {
+  Sha256Digest mine = weights_hash(weights);
+  std::vector<Sha256Digest> all(static_cast<size_t>(group.size()));
+  Buffer out{all.data(), group.size() * static_cast<int64_t>(mine.size()), DType::kUInt8, {}};
+  group.all_gather(out, buffer_of(mine)).wait();
+  const bool same = std::all_of(all.begin(), all.end(), [&](const auto& d) { return d == mine; });
+  check<DistributedError>(same,
+                          "[launch] the ranks' weights differ after training: {}. Parameters must "
+                          "change only through gradients that DataParallel has reduced",
+                          describe(all));
+  return to_hex(mine);
+}
+
+}  // namespace
+
+Job::Job(CommandLine line, std::shared_ptr<distributed::ProcessGroup> group)
+    : state_(std::make_unique<State>(std::move(line), std::move(group))) {}
+
+Job::~Job() = default;
+
+const Options& Job::options() const { return state_->line.options; }
+
+std::filesystem::path Job::data_dir() const {
+  if (!options().data.empty()) return options().data;
+  const char* variable = std::getenv("LOCKSTEP_DATA");
+  if (variable != nullptr && *variable != '\0') return variable;
+  return data::distribution_data_dir();
+}
+
+Device Job::device() const { return Device::parse(options().device); }
+
+const std::shared_ptr<distributed::ProcessGroup>& Job::group() const { return state_->group; }
+
+void Job::track(data::NamedTensors weights) {
+  state_->weights = std::make_shared<const data::NamedTensors>(std::move(weights));
+}
+
+double Job::evaluate(const data::Dataset& dataset, const Logits& logits, int64_t batch_size) {
+  check(batch_size >= 1, "[evaluate] the batch size is {}, must be at least 1", batch_size);
+  check(dataset.size() >= 1, "[evaluate] the dataset is empty");
+  const auto start = State::Clock::now();
+  const autograd::NoGrad no_grad;
+  const auto mine = data::share(dataset.size(), rank(), world_size());
+  std::array<int64_t, 2> counts{};  // correct, seen
+  std::vector<int64_t> indices;
+  for (int64_t at = mine.begin; at < mine.end; at += batch_size) {
+    indices.clear();
+    for (int64_t i = at; i < std::min(at + batch_size, mine.end); ++i) indices.push_back(i);
+    const auto batch = dataset.get(indices);
+    counts[0] += count_correct(logits(batch), batch);
+    counts[1] += batch.size();
+  }
+  group()->all_reduce(buffer_of(counts)).wait();
+  check<Error>(counts[1] == dataset.size(), "[evaluate] {} of {} samples were seen", counts[1],
+               dataset.size());
+  const double accuracy = static_cast<double>(counts[0]) / static_cast<double>(counts[1]);
+  state_->test_accuracy = accuracy;
+  state_->not_training += State::Clock::now() - start;
+  if (rank() == 0) {
+    log::info(fmt::format("accuracy {:.2f} % ({} of {} samples)", 100.0 * accuracy, counts[0],
+                          counts[1]));
+  }
+  return accuracy;
+}
+
+Report Job::finish() {
+  auto& s = *state_;
+  const double steps = static_cast<double>(std::max<int64_t>(s.steps, 1));
+  const double memory = static_cast<double>(peak_memory_bytes());  // exact below 2^53
+  std::array<double, 4> worst = {s.training.count(), s.communication, s.exposed, memory};
+  group()->all_reduce(buffer_of(worst), ReduceOp::kMax).wait();
+
+  Report report;
+  report.program = s.line.program;
+  report.world_size = world_size();
+  report.device = device().str();
+  report.steps = s.steps;
+  report.epochs = s.epochs;
+  if (s.epoch_losses > 0)
+    report.train_loss = s.epoch_loss_sum / static_cast<double>(s.epoch_losses);
+  report.test_accuracy = s.test_accuracy;
+  report.samples_per_second = worst[0] > 0.0 ? static_cast<double>(s.samples) / worst[0] : 0.0;
+  report.seconds_per_step = worst[0] / steps;
+  report.communication_seconds_per_step = worst[1] / steps;
+  report.exposed_communication_seconds_per_step = worst[2] / steps;
+  report.peak_memory_bytes = static_cast<int64_t>(worst[3]);
+  report.reduction = options().reduction;
+  report.global_batch = options().global_batch;
+  report.accumulate = options().accumulate;
+  report.seed = options().seed;
+  report.log = log::file();
+  report.step_losses = s.step_losses;
+
+  // Every rank must take part in the comparison or none.
+  std::array<int64_t, 2> known = {s.weights ? 1 : 0, s.weights ? -1 : 0};
+  group()->all_reduce(buffer_of(known), ReduceOp::kMax).wait();
+  check<DistributedError>(known[0] != 1 || known[1] == -1,
+                          "[launch] only some of the ranks name their weights");
+  if (s.weights) report.weights_sha256 = common_hash(*group(), *s.weights);
+  return report;
+}
+
+}  // namespace lockstep::launch

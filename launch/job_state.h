@@ -1,0 +1,39 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "lockstep/launch/job.h"
+
+namespace lockstep::launch {
+
+// What a job has been told and what it has seen so far; internal.
+struct Job::State {
+  using Clock = std::chrono::steady_clock;
+  using Seconds = std::chrono::duration<double>;
+
+  State(CommandLine line_, std::shared_ptr<distributed::ProcessGroup> group_)
+      : line(std::move(line_)), group(std::move(group_)) {}
+
+  CommandLine line;
+  std::shared_ptr<distributed::ProcessGroup> group;
+
+  bool steps_given = false;
+  int64_t steps = 0;
+  int64_t epochs = 0;
+  int64_t samples = 0;
+  Seconds training{0};      // wall time between the first step and the last
+  Seconds not_training{0};  // evaluations inside that time
+  double communication = 0.0;
+  double exposed = 0.0;
+  double epoch_loss_sum = 0.0;  // of the epoch of the last step
+  int64_t epoch_losses = 0;
+  std::vector<double> step_losses;
+  std::optional<double> test_accuracy;
+  std::shared_ptr<const data::NamedTensors> weights;
+};
+
+}  // namespace lockstep::launch

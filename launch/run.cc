@@ -1,0 +1,130 @@
+#include "lockstep/launch/run.h"
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <string>
+
+#include <unistd.h>
+
+#include "lockstep/distributed/mpi_group.h"
+#include "lockstep/distributed/mpi_runtime.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/random.h"
+#include "lockstep/launch/environment.h"
+#include "lockstep/launch/log.h"
+#include "lockstep/launch/report.h"
+#include "lockstep/launch/signals.h"
+#include "lockstep/launch/summary.h"
+
+namespace lockstep::launch {
+namespace {
+
+constexpr int kFailed = 1;
+constexpr int kUsage = 2;
+constexpr auto kPeersPatience = std::chrono::seconds(3);
+constexpr unsigned kLastResort = 8;  // seconds after an error until the process ends regardless
+
+std::string message_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    return e.what();
+  } catch (...) {
+    return "an exception that is no std::exception";
+  }
+}
+
+void check_world(const Options& o, int size) {
+  check<UsageError>(o.accumulate <= o.global_batch / size,
+                    "[options] --global-batch {} is too small for {} ranks with --accumulate {}: "
+                    "every micro-batch needs a sample",
+                    o.global_batch, size, o.accumulate);
+}
+
+std::shared_ptr<distributed::ProcessGroup> make_group(const Options& o, const Environment& env) {
+  const bool alone = !env.launched() || env.size == 1;
+  if (o.group == "auto" && alone) return distributed::make_single_group();
+  distributed::mpi_runtime::initialize({.rank = env.launched() ? env.rank : -1,
+                                        .size = env.launched() && env.size > 0 ? env.size : -1});
+  return distributed::make_mpi_group();
+}
+
+void train_and_report(const CommandLine& line,
+                      const std::shared_ptr<distributed::ProcessGroup>& group,
+                      const std::function<void(Job&)>& train) {
+  const auto& o = line.options;
+  const bool reporting = group->rank() == 0 && !o.report.empty();
+  if (reporting) check_report_path(o.report);
+  manual_seed(o.seed);
+  Job job(line, group);
+  train(job);
+  const Report report = job.finish();
+  if (reporting) write_report(o.report, report);
+  group->barrier().wait();  // nobody leaves with success before the report is there
+  if (group->rank() == 0) {
+    const std::string text = format_summary(report, o.report);
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+}
+
+// After an error: tells the peers, gives them a moment to tell theirs, and leaves. With MPI running
+// there is no orderly way out, since MPI_Finalize would wait for the ranks that are gone.
+int fail_together(const std::shared_ptr<distributed::ProcessGroup>& group,
+                  const std::string& reason) {
+  alarm(kLastResort);
+  if (group) {
+    group->abort(reason);
+    distributed::wait_for_peers_to_fail(*group, kPeersPatience);
+  }
+  log::flush();
+  std::fflush(nullptr);
+  if (distributed::mpi_runtime::initialized()) std::_Exit(kFailed);
+  alarm(0);
+  return kFailed;
+}
+
+}  // namespace
+
+int run(int argc, char** argv, const std::function<void(Job&)>& train,
+        const ProgramOptions& extra) {
+  std::shared_ptr<distributed::ProcessGroup> group;
+  std::unique_ptr<SignalWatch> signals;
+  try {
+    signals = std::make_unique<SignalWatch>();
+    const auto environment = read_environment();
+    if (environment.launched()) log::start({environment.rank, environment.size, ""});
+    const auto line = parse_command_line(argc, argv, extra);
+    if (!line.answer.empty()) {
+      if (environment.rank == 0) std::fputs(line.answer.c_str(), stdout);
+      return 0;
+    }
+    if (environment.size > 0) check_world(line.options, environment.size);
+    log::start({environment.rank, environment.size, line.options.log_dir});
+    group = make_group(line.options, environment);
+    if (environment.size == 0) {
+      log::start({group->rank(), group->size(), line.options.log_dir});
+      check_world(line.options, group->size());
+    }
+    train_and_report(line, group, train);
+    group.reset();
+    distributed::mpi_runtime::finalize();
+    return 0;
+  } catch (const UsageError& error) {
+    log::status("");
+    log::error(error.what());
+    if (!group) return kUsage;
+    if (signals) signals->error_was_reported();
+    return fail_together(group, error.what());
+  } catch (...) {
+    const std::string reason = message_of(std::current_exception());
+    log::status("");
+    log::error(reason);
+    if (signals) signals->error_was_reported();
+    return fail_together(group, reason);
+  }
+}
+
+}  // namespace lockstep::launch

@@ -1,0 +1,142 @@
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <limits>
+
+#include "lockstep/data/loader.h"
+#include "lockstep/data/sampler.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/launch/job.h"
+#include "lockstep/launch/job_state.h"
+#include "lockstep/launch/log.h"
+#include "lockstep/launch/progress.h"
+
+namespace lockstep::launch {
+namespace {
+
+constexpr size_t kReportedLosses = 1000;
+
+data::Sampler make_sampler(const Job& job, const data::Dataset& dataset) {
+  const auto& o = job.options();
+  return data::Sampler({.samples = dataset.size(),
+                        .global_batch = o.global_batch,
+                        .rank = job.rank(),
+                        .world_size = job.world_size(),
+                        .accumulate = o.accumulate,
+                        .seed = o.seed,
+                        .shuffle = true});
+}
+
+int64_t total_steps(const Options& o, int64_t per_epoch) {
+  if (o.max_steps) return *o.max_steps;
+  check(o.epochs <= std::numeric_limits<int64_t>::max() / per_epoch,
+        "[steps] {} epochs of {} steps are too many", o.epochs, per_epoch);
+  return o.epochs * per_epoch;
+}
+
+}  // namespace
+
+struct Steps::State {
+  using Clock = Job::State::Clock;
+
+  State(Job& job, const data::Dataset& dataset, const data::Sampler& sampler)
+      : job(*job.state_),
+        total(total_steps(job.options(), sampler.steps_per_epoch())),
+        loader(dataset, sampler, {.first = 0, .last = total}) {
+    if (job.rank() == 0) {
+      progress.emplace(Progress::Options{.steps_per_epoch = sampler.steps_per_epoch(),
+                                         .total_steps = total,
+                                         .columns = terminal_columns()});
+    }
+  }
+
+  void fetch() {
+    current = loader.next();
+    if (current && current->epoch != epoch) {
+      epoch = current->epoch;
+      epoch_changed = true;
+    }
+  }
+
+  void count() {
+    const auto& report = current->report;
+    if (epoch_changed) {
+      job.epoch_loss_sum = 0.0;
+      job.epoch_losses = 0;
+      job.epochs = epoch + 1;
+      epoch_changed = false;
+    }
+    if (report.has_loss) {
+      job.epoch_loss_sum += report.loss;
+      ++job.epoch_losses;
+      if (job.step_losses.size() < kReportedLosses) job.step_losses.push_back(report.loss);
+      if (!std::isfinite(report.loss) && !warned) {
+        warned = true;
+        if (progress) {
+          log::warn(fmt::format("the loss of step {} is {}: training diverged", current->index,
+                                report.loss));
+        }
+      }
+    }
+    job.communication += report.communication_seconds;
+    job.exposed += report.exposed_communication_seconds;
+    if (report.weights) job.weights = report.weights;
+    ++job.steps;
+    job.samples += current->global_samples;
+    job.training = Clock::now() - start - (job.not_training - not_training_before);
+    if (progress) {
+      progress->update(job.steps, report.has_loss ? std::optional(report.loss) : std::nullopt,
+                       job.samples, job.training);
+    }
+  }
+
+  Job::State& job;
+  int64_t total;
+  data::Loader loader;
+  std::optional<Progress> progress;
+  std::optional<data::Step> current;
+  Clock::time_point start{};
+  Job::State::Seconds not_training_before{0};
+  int64_t epoch = -1;
+  bool epoch_changed = false;
+  bool begun = false;
+  bool warned = false;
+};
+
+Steps::Steps(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Steps::~Steps() = default;
+
+Steps::Iterator Steps::begin() {
+  auto& s = *state_;
+  check(!s.begun, "[steps] the steps of a job can be iterated once");
+  s.begun = true;
+  s.start = State::Clock::now();
+  s.not_training_before = s.job.not_training;
+  s.fetch();
+  return Iterator(this);
+}
+
+data::Step& Steps::current() { return *state_->current; }
+
+void Steps::advance() {
+  state_->count();
+  state_->current.reset();  // frees its tensors before the next step's forward
+  state_->fetch();
+}
+
+bool Steps::done() const { return !state_->current; }
+
+Steps Job::steps(const data::Dataset& dataset) {
+  check(!state_->steps_given, "[steps] a job has its training steps once");
+  auto state = std::make_unique<Steps::State>(*this, dataset, make_sampler(*this, dataset));
+  state_->steps_given = true;
+  if (rank() == 0) {
+    log::info(fmt::format("training on {} samples, {} {}, global batch {}, {} steps",
+                          dataset.size(), world_size(), world_size() == 1 ? "rank" : "ranks",
+                          options().global_batch, state->total));
+  }
+  return Steps(std::move(state));
+}
+
+}  // namespace lockstep::launch

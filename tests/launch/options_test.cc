@@ -1,0 +1,205 @@
+#include "lockstep/launch/options.h"
+
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace lockstep::launch {
+namespace {
+
+CommandLine parse(std::vector<const char*> arguments, const ProgramOptions& extra = {}) {
+  arguments.insert(arguments.begin(), "/somewhere/train");
+  return parse_command_line(static_cast<int>(arguments.size()), arguments.data(), extra);
+}
+
+TEST(Options, Defaults) {
+  const auto line = parse({});
+  EXPECT_EQ(line.program, "train");
+  EXPECT_TRUE(line.answer.empty());
+  const auto& o = line.options;
+  EXPECT_EQ(o.device, "cpu");
+  EXPECT_EQ(o.group, "auto");
+  EXPECT_EQ(o.epochs, 1);
+  EXPECT_FALSE(o.max_steps.has_value());
+  EXPECT_EQ(o.global_batch, 128);
+  EXPECT_EQ(o.accumulate, 1);
+  EXPECT_EQ(o.seed, 0u);
+  EXPECT_EQ(o.reduction, "repeatable");
+  EXPECT_EQ(o.virtual_shards, 16);
+  EXPECT_EQ(o.precision, "fp32");
+  EXPECT_EQ(o.matmul_precision, "highest");
+  EXPECT_EQ(o.data + o.log_dir + o.report + o.checkpoint_dir + o.trace, "");
+}
+
+TEST(Options, EveryAvailableFlag) {
+  const auto o = parse({"--device",
+                        "cpu",
+                        "--group",
+                        "mpi",
+                        "--epochs",
+                        "3",
+                        "--max-steps=50",
+                        "--global-batch",
+                        "96",
+                        "--accumulate",
+                        "4",
+                        "--seed",
+                        "18446744073709551615",
+                        "--reduction",
+                        "fast",
+                        "--precision",
+                        "fp32",
+                        "--matmul-precision",
+                        "highest",
+                        "--data",
+                        "/d",
+                        "--log-dir",
+                        "l",
+                        "--report",
+                        "r.json"})
+                     .options;
+  EXPECT_EQ(o.group, "mpi");
+  EXPECT_EQ(o.epochs, 3);
+  EXPECT_EQ(o.max_steps, 50);
+  EXPECT_EQ(o.global_batch, 96);
+  EXPECT_EQ(o.accumulate, 4);
+  EXPECT_EQ(o.seed, 18446744073709551615u);
+  EXPECT_EQ(o.reduction, "fast");
+  EXPECT_EQ(o.data, "/d");
+  EXPECT_EQ(o.log_dir, "l");
+  EXPECT_EQ(o.report, "r.json");
+}
+
+struct BadLine {
+  const char* what;
+  std::vector<const char*> arguments;
+  std::vector<std::string> mentions;
+};
+
+class OptionsBad : public testing::TestWithParam<BadLine> {};
+
+TEST_P(OptionsBad, IsRefused) {
+  try {
+    parse(GetParam().arguments);
+    FAIL() << "was accepted";
+  } catch (const UsageError& error) {
+    for (const auto& text : GetParam().mentions) {
+      EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
+    }
+  }
+}
+
+const std::vector<BadLine> kBad = {
+    {"UnknownFlag", {"--learning-rat", "3"}, {"--learning-rat", "--help"}},
+    {"UnknownShortFlag", {"-x"}, {"-x"}},
+    {"StrayWord", {"train"}, {"train"}},
+    {"AbbreviatedFlag", {"--epoch", "3"}, {"--epoch"}},
+    {"MissingValue", {"--epochs"}, {"--epochs"}},
+    {"GivenTwice", {"--epochs", "1", "--epochs", "2"}, {"--epochs"}},
+    {"ZeroEpochs", {"--epochs", "0"}, {"--epochs 0", "at least 1"}},
+    {"ZeroSteps", {"--max-steps", "0"}, {"--max-steps 0", "at least 1"}},
+    {"ZeroBatch", {"--global-batch", "0"}, {"--global-batch 0", "at least 1"}},
+    {"NegativeBatch", {"--global-batch", "-5"}, {"--global-batch -5", "at least 1"}},
+    {"ZeroAccumulate", {"--accumulate", "0"}, {"--accumulate 0", "at least 1"}},
+    {"TextForNumber", {"--epochs", "many"}, {"--epochs", "many"}},
+    {"FractionForInteger", {"--epochs", "1.5"}, {"--epochs", "1.5"}},
+    {"HugeNumber", {"--epochs", "99999999999999999999"}, {"--epochs"}},
+    {"NegativeSeed", {"--seed", "-1"}, {"--seed", "-1"}},
+    {"UnknownReduction", {"--reduction", "exact"}, {"--reduction", "exact", "repeatable"}},
+    {"UnknownDevice", {"--device", "tpu"}, {"--device", "tpu"}},
+    {"UnknownGroup", {"--group", "gloo"}, {"--group", "gloo"}},
+    {"Cuda", {"--device", "cuda"}, {"--device cuda", "not available"}},
+    {"Nccl", {"--group", "nccl"}, {"--group nccl", "not available"}},
+    {"Bitwise", {"--reduction", "bitwise"}, {"--reduction bitwise", "not available"}},
+    {"VirtualShards", {"--virtual-shards", "16"}, {"--virtual-shards", "not available"}},
+    {"Bf16", {"--precision", "bf16"}, {"--precision bf16", "not available"}},
+    {"Fp16", {"--precision", "fp16"}, {"--precision fp16", "not available"}},
+    {"MatmulHigh", {"--matmul-precision", "high"}, {"--matmul-precision high", "not available"}},
+    {"MatmulMedium", {"--matmul-precision", "medium"}, {"medium", "not available"}},
+    {"CheckpointDir", {"--checkpoint-dir", "c"}, {"--checkpoint-dir", "not available"}},
+    {"CheckpointEvery", {"--checkpoint-every", "10"}, {"--checkpoint-every", "not available"}},
+    {"Resume", {"--resume"}, {"--resume", "not available"}},
+    {"Trace", {"--trace", "t.json"}, {"--trace", "not available"}},
+};
+
+INSTANTIATE_TEST_SUITE_P(Table, OptionsBad, testing::ValuesIn(kBad),
+                         [](const auto& info) { return std::string(info.param.what); });
+
+TEST(Options, ProgramsAddFlagsAndDefaults) {
+  std::string model = "cnn";
+  std::string note;
+  int64_t width = 7;
+  double rate = 0.5;
+  bool fast = false;
+  Options defaults;
+  defaults.epochs = 4;
+  ProgramOptions extra("Trains something.", defaults);
+  extra.choice("--model", model, {"mlp", "cnn"}, "Which network")
+      .text("--note", note, "Anything")
+      .integer("--width", width, "Of the network")
+      .number("--rate", rate, "Of learning")
+      .toggle("--quick", fast, "Less of everything");
+  EXPECT_EQ(parse({}, extra).options.epochs, 4);
+  EXPECT_EQ(model, "cnn");
+  const auto line = parse({"--model", "mlp", "--note", "a b", "--width", "9", "--rate", "1e-3",
+                           "--quick", "--epochs", "2"},
+                          extra);
+  EXPECT_EQ(line.options.epochs, 2);
+  EXPECT_EQ(model, "mlp");
+  EXPECT_EQ(note, "a b");
+  EXPECT_EQ(width, 9);
+  EXPECT_EQ(rate, 1e-3);
+  EXPECT_TRUE(fast);
+  EXPECT_THROW(parse({"--model", "vgg"}, extra), UsageError);
+  EXPECT_THROW(parse({"--width", "1.5"}, extra), UsageError);
+  EXPECT_THROW(parse({"--model", "mlp"}), UsageError);  // not without the program's own flags
+}
+
+TEST(Options, AProgramCannotTakeACommonFlag) {
+  std::string epochs;
+  ProgramOptions extra;
+  extra.text("--epochs", epochs, "Mine");
+  EXPECT_THROW(parse({}, extra), ValueError);
+}
+
+TEST(Options, HelpNamesEveryFlag) {
+  std::string model = "cnn";
+  ProgramOptions extra("Trains something.");
+  extra.choice("--model", model, {"mlp", "cnn"}, "Which network");
+  const auto answer = parse({"--help"}, extra).answer;
+  for (const char* text : {"Trains something.",
+                           "--device",
+                           "--group",
+                           "--epochs",
+                           "--max-steps",
+                           "--global-batch",
+                           "--accumulate",
+                           "--seed",
+                           "--reduction",
+                           "--virtual-shards",
+                           "--precision",
+                           "--matmul-precision",
+                           "--data",
+                           "--checkpoint-dir",
+                           "--checkpoint-every",
+                           "--resume",
+                           "--trace",
+                           "--log-dir",
+                           "--report",
+                           "--version",
+                           "--model",
+                           "128",
+                           "repeatable"}) {
+    EXPECT_NE(answer.find(text), std::string::npos) << text << " is not in\n" << answer;
+  }
+}
+
+TEST(Options, Version) {
+  const auto answer = parse({"--version"}).answer;
+  EXPECT_EQ(answer.rfind("train (Lockstep ", 0), 0u) << answer;
+  EXPECT_EQ(answer.find("unknown"), std::string::npos) << answer;
+}
+
+}  // namespace
+}  // namespace lockstep::launch
