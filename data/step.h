@@ -27,9 +27,6 @@ struct MicroBatch {
   int64_t size() const { return samples; }
 };
 
-// Tensors with their names, in registration order.
-using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
-
 // Filled in by DataParallel while the step runs.
 struct StepReport {
   double loss = 0.0;  // mean over the step's global samples

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <mutex>
 #include <thread>
 
 #include <mpi.h>
@@ -23,7 +24,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-enum AlarmTag : int { kAborted = 1, kReported = 2 };
+enum AlarmTag : int { kAborted, kReported, kLeft };
 constexpr int kAlarmBytes = 2048;
 
 // A private copy of a communicator whose errors are returned.
@@ -100,6 +101,13 @@ std::shared_ptr<NodeMemory> make_control_memory(MPI_Comm node, NodeMemory::Kind&
   }
 }
 
+void keep_for_ever(std::unique_ptr<AcrossNodes> across) {
+  static std::mutex mutex;
+  static auto* const kept = new std::vector<std::unique_ptr<AcrossNodes>>;
+  const std::lock_guard lock(mutex);
+  kept->push_back(std::move(across));
+}
+
 class NodeGroupMemory final : public Memory {
  public:
   NodeGroupMemory(std::shared_ptr<NodeMemory> memory, int index)
@@ -137,9 +145,10 @@ class MpiGroup final : public ProcessGroup {
     queue_.drain_and_join();
     if (team_->aborted()) {
       // Messages may still be on their way into these buffers and communicators.
-      static_cast<void>(across_.release());
+      if (across_) keep_for_ever(std::move(across_));
+    } else if (across_) {
+      say_goodbye();  // which may arrive late: the communicators stay until MPI ends
     } else if (mpi_runtime::initialized()) {
-      across_.reset();
       MPI_Comm_free(&comm_);
       MPI_Comm_free(&alarms_);
     }
@@ -247,9 +256,18 @@ class MpiGroup final : public ProcessGroup {
     }
   }
 
+  // Tells the other nodes that no call after the last one can be joined.
+  void say_goodbye() noexcept {
+    try {
+      if (!mpi_runtime::initialized()) return;
+      send_to_other_nodes(std::to_string(team_->signature().sequence), kLeft);
+    } catch (...) {  // then they wait until the launcher ends the job
+    }
+  }
+
   // Waits a second at most: a peer may be gone.
   void send_to_other_nodes(const std::string& text, AlarmTag tag) {
-    std::string& kept = outgoing_[tag == kAborted ? 0 : 1];  // a late send still reads it
+    std::string& kept = outgoing_[tag];  // a late send still reads it
     kept = text.substr(0, kAlarmBytes);
     std::vector<MPI_Request> requests;
     for (size_t n = 0; n < layout_.nodes.size(); ++n) {
@@ -282,6 +300,9 @@ class MpiGroup final : public ProcessGroup {
       if (status.MPI_TAG == kAborted) {
         mpi_runtime::mark_failed();
         team_->abort(std::string(text, static_cast<size_t>(length)));
+      } else if (status.MPI_TAG == kLeft) {
+        left_.emplace_back(status.MPI_SOURCE,
+                           std::stoull(std::string(text, static_cast<size_t>(length))));
       } else {
         ++reported_;
       }
@@ -292,6 +313,13 @@ class MpiGroup final : public ProcessGroup {
     team_->throw_if_aborted();
     listen();
     team_->throw_if_aborted();
+    for (const auto& [peer, last_call] : left_) {
+      check<DistributedError>(
+          team_->signature().sequence <= last_call,
+          "[rank {}] rank {} has destroyed its process group while this rank waits for it in call "
+          "{}",
+          rank(), peer, team_->signature().sequence);
+    }
   }
 
   MPI_Comm comm_;
@@ -301,7 +329,8 @@ class MpiGroup final : public ProcessGroup {
   std::unique_ptr<AcrossNodes> across_;  // null if all ranks share one node
   ReduceRegions reduce_regions_;
   bool nodes_agree_ = false;
-  std::string outgoing_[2];
+  std::string outgoing_[3];                     // by tag
+  std::vector<std::pair<int, uint64_t>> left_;  // on other nodes: a rank and its last call
   int reported_ = 0;
   WorkQueue queue_;  // last: its thread uses all of the above
 };

@@ -83,7 +83,6 @@ class Backend {
   virtual Device device() const = 0;
 
   // -- memory
-  // --------------------------------------------------------------------------------------
   virtual void* allocate(size_t bytes) = 0;  // 64-byte aligned; throws Error when out of memory
   virtual void deallocate(void* data, size_t bytes) noexcept = 0;
   virtual void copy_from_host(void* device, const void* host, size_t bytes) = 0;
@@ -91,13 +90,11 @@ class Backend {
   virtual size_t peak_bytes() const = 0;
 
   // -- streams
-  // -------------------------------------------------------------------------------------
   virtual std::shared_ptr<Event> record_event() = 0;               // after all work issued so far
   virtual void wait_for(const std::shared_ptr<Event>& event) = 0;  // orders later work behind it
   virtual void synchronize() = 0;
 
   // -- element by element
-  // --------------------------------------------------------------------------
   virtual void pointwise(PointwiseOp op, const PointwiseCall& call) = 0;
   virtual void copy(const Tensor& out,
                     const Tensor& in) = 0;                 // same shape; any strides, any dtypes
@@ -117,7 +114,6 @@ class Backend {
   virtual void index_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) = 0;
 
   // -- dense math
-  // ----------------------------------------------------------------------------------
   virtual void gemm(const GemmCall& call) = 0;
   // Whether convolutions and pooling run faster on channels-last activations.
   virtual bool prefers_channels_last() const = 0;
@@ -149,7 +145,6 @@ class Backend {
   virtual void log_softmax_gradient(const Tensor& gx, const Tensor& gy, const Tensor& y) = 0;
 
   // -- optimizers: one pass over all segments
-  // -------------------------------------------------------
   virtual void sgd_step(std::span<const OptimizerSegment> segments, const SgdArgs& args) = 0;
   virtual void adam_step(std::span<const OptimizerSegment> segments, const AdamArgs& args) = 0;
   // Sum of squares of every segment's grad, in double, by a tree over fixed blocks.

@@ -81,7 +81,7 @@ std::string describe(const std::vector<Sha256Digest>& digests) {
 }
 
 // The hash that every rank agrees on.
-std::string common_hash(distributed::ProcessGroup& group, const data::NamedTensors& weights) {
+std::string common_hash(distributed::ProcessGroup& group, const NamedTensors& weights) {
   Sha256Digest mine = weights_hash(weights);
   std::vector<Sha256Digest> all(static_cast<size_t>(group.size()));
   Buffer out{all.data(), group.size() * static_cast<int64_t>(mine.size()), DType::kUInt8, {}};
@@ -112,10 +112,14 @@ std::filesystem::path Job::data_dir() const {
 
 Device Job::device() const { return Device::parse(options().device); }
 
+distributed::ReductionMode Job::reduction() const {
+  return distributed::parse_reduction_mode(options().reduction);
+}
+
 const std::shared_ptr<distributed::ProcessGroup>& Job::group() const { return state_->group; }
 
-void Job::track(data::NamedTensors weights) {
-  state_->weights = std::make_shared<const data::NamedTensors>(std::move(weights));
+void Job::track(NamedTensors weights) {
+  state_->weights = std::make_shared<const NamedTensors>(std::move(weights));
 }
 
 double Job::evaluate(const data::Dataset& dataset, const Logits& logits, int64_t batch_size) {

@@ -10,6 +10,7 @@
 #include "lockstep/data/dataset.h"
 #include "lockstep/data/step.h"
 #include "lockstep/distributed/process_group.h"
+#include "lockstep/distributed/reduction_mode.h"
 #include "lockstep/engine/tensor/device.h"
 #include "lockstep/launch/options.h"
 #include "lockstep/launch/report.h"
@@ -74,6 +75,7 @@ class Job {
   const Options& options() const;
   std::filesystem::path data_dir() const;  // --data, else $LOCKSTEP_DATA, else the distribution's
   Device device() const;
+  distributed::ReductionMode reduction() const;
   const std::shared_ptr<distributed::ProcessGroup>& group() const;
   int rank() const { return group()->rank(); }
   int world_size() const { return group()->size(); }
@@ -94,7 +96,7 @@ class Job {
 
   // Names the weights whose hash the report carries; needed only where no DataParallel runs the
   // steps, which does it by itself. Parameters first, then buffers, in registration order.
-  void track(data::NamedTensors weights);
+  void track(NamedTensors weights);
 
   // Everything the report says, reduced over the ranks; collective, after the training. Throws
   // DistributedError, naming the ranks, if the ranks' weights are not identical.

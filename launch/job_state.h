@@ -33,7 +33,7 @@ struct Job::State {
   int64_t epoch_losses = 0;
   std::vector<double> step_losses;
   std::optional<double> test_accuracy;
-  std::shared_ptr<const data::NamedTensors> weights;
+  std::shared_ptr<const NamedTensors> weights;
 };
 
 }  // namespace lockstep::launch

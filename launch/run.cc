@@ -4,7 +4,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <string>
+#include <thread>
 
 #include <unistd.h>
 
@@ -24,6 +26,7 @@ namespace {
 constexpr int kFailed = 1;
 constexpr int kUsage = 2;
 constexpr auto kPeersPatience = std::chrono::seconds(3);
+constexpr auto kStartPatience = std::chrono::seconds(1);
 constexpr unsigned kLastResort = 8;  // seconds after an error until the process ends regardless
 
 std::string message_of(const std::exception_ptr& error) {
@@ -33,6 +36,16 @@ std::string message_of(const std::exception_ptr& error) {
     return e.what();
   } catch (...) {
     return "an exception that is no std::exception";
+  }
+}
+
+bool is_usage(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const UsageError&) {
+    return true;
+  } catch (...) {
+    return false;
   }
 }
 
@@ -70,15 +83,22 @@ void train_and_report(const CommandLine& line,
   }
 }
 
+// After an error before there was a group, most likely the same one on every rank: the launcher
+// ends the others once the first is gone, so they get a moment to say theirs.
+int fail_early(int code, const Environment& environment) {
+  if (environment.launched() && environment.size != 1) std::this_thread::sleep_for(kStartPatience);
+  log::flush();
+  std::fflush(nullptr);
+  if (distributed::mpi_runtime::initialized()) std::_Exit(code);  // as below
+  return code;
+}
+
 // After an error: tells the peers, gives them a moment to tell theirs, and leaves. With MPI running
 // there is no orderly way out, since MPI_Finalize would wait for the ranks that are gone.
-int fail_together(const std::shared_ptr<distributed::ProcessGroup>& group,
-                  const std::string& reason) {
+int fail_together(distributed::ProcessGroup& group, const std::string& reason) {
   alarm(kLastResort);
-  if (group) {
-    group->abort(reason);
-    distributed::wait_for_peers_to_fail(*group, kPeersPatience);
-  }
+  group.abort(reason);
+  distributed::wait_for_peers_to_fail(group, kPeersPatience);
   log::flush();
   std::fflush(nullptr);
   if (distributed::mpi_runtime::initialized()) std::_Exit(kFailed);
@@ -92,9 +112,11 @@ int run(int argc, char** argv, const std::function<void(Job&)>& train,
         const ProgramOptions& extra) {
   std::shared_ptr<distributed::ProcessGroup> group;
   std::unique_ptr<SignalWatch> signals;
+  Environment environment;
+  std::exception_ptr error;
   try {
     signals = std::make_unique<SignalWatch>();
-    const auto environment = read_environment();
+    environment = read_environment();
     if (environment.launched()) log::start({environment.rank, environment.size, ""});
     const auto line = parse_command_line(argc, argv, extra);
     if (!line.answer.empty()) {
@@ -112,19 +134,16 @@ int run(int argc, char** argv, const std::function<void(Job&)>& train,
     group.reset();
     distributed::mpi_runtime::finalize();
     return 0;
-  } catch (const UsageError& error) {
-    log::status("");
-    log::error(error.what());
-    if (!group) return kUsage;
-    if (signals) signals->error_was_reported();
-    return fail_together(group, error.what());
   } catch (...) {
-    const std::string reason = message_of(std::current_exception());
-    log::status("");
-    log::error(reason);
-    if (signals) signals->error_was_reported();
-    return fail_together(group, reason);
+    error = std::current_exception();
   }
+  // Out here the exception's handler has ended, and everything that `train` held is gone.
+  const std::string reason = message_of(error);
+  log::status("");
+  log::error(reason);
+  if (signals) signals->error_was_reported();
+  if (group) return fail_together(*group, reason);
+  return fail_early(is_usage(error) ? kUsage : kFailed, environment);
 }
 
 }  // namespace lockstep::launch

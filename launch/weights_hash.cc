@@ -22,7 +22,7 @@ void update(Sha256& hash, uint64_t value) { hash.update(std::as_bytes(std::span(
 
 }  // namespace
 
-Sha256Digest weights_hash(const data::NamedTensors& tensors) {
+Sha256Digest weights_hash(const NamedTensors& tensors) {
   const autograd::NoGrad no_grad;
   constexpr std::string_view kZero("\0", 1);
   Sha256 hash;

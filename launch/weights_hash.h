@@ -9,6 +9,6 @@ namespace lockstep::launch {
 // second name) only the first time. For each: the name, a zero byte, the dtype's name, a zero byte,
 // the number of dimensions and each dimension as little-endian uint64, then the values in row-major
 // order, little-endian.
-Sha256Digest weights_hash(const data::NamedTensors& tensors);
+Sha256Digest weights_hash(const NamedTensors& tensors);
 
 }  // namespace lockstep::launch

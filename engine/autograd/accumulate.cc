@@ -97,14 +97,18 @@ Ptr<Node> accumulator_of(const Tensor& leaf) {
 }
 
 void set_gradient_slot(const Tensor& leaf, std::shared_ptr<GradientSlot> slot) {
-  check(leaf.is_leaf() && leaf.requires_grad(),
+  check(slot && leaf.is_leaf() && leaf.requires_grad(),
         "[set_gradient_slot] only a leaf that requires grad has a gradient slot");
-  check(!slot || (slot->view.sizes() == leaf.sizes() && slot->view.dtype() == leaf.dtype() &&
-                  slot->view.is_contiguous()),
+  check(slot->view.sizes() == leaf.sizes() && slot->view.dtype() == leaf.dtype() &&
+            slot->view.is_contiguous(),
         "[set_gradient_slot] the slot must be contiguous and of the leaf's shape {} and dtype {}",
         leaf.sizes().str(), name_of(leaf.dtype()));
   leaf.impl()->meta().slot = std::move(slot);
   leaf.impl()->meta().grad = Tensor();
+}
+
+void clear_gradient_slot(const Tensor& leaf) {
+  if (leaf.impl()->autograd) leaf.impl()->autograd->slot = nullptr;
 }
 
 std::shared_ptr<GradientSlot> gradient_slot(const Tensor& leaf) {

@@ -22,7 +22,9 @@ struct GradientSlot {
   std::function<void()> reopen;
 };
 
-// Makes `leaf` accumulate into the slot; null gives it back its own grad().
+// Makes `leaf` accumulate into the slot from now on, or, cleared, into a grad() of its own again.
+// Either way it has no gradient then.
+void clear_gradient_slot(const Tensor& leaf);
 void set_gradient_slot(const Tensor& leaf, std::shared_ptr<GradientSlot> slot);
 std::shared_ptr<GradientSlot> gradient_slot(const Tensor& leaf);
 

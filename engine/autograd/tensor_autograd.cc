@@ -109,4 +109,14 @@ Tensor Tensor::data_tensor() const {
   return Tensor(make_ptr<TensorImpl>(std::move(storage), t.offset, t.sizes, t.strides, t.dtype));
 }
 
+void Tensor::set_data(const Tensor& source) const {
+  check(source.defined() && source.sizes() == sizes(), "[set_data] expects sizes {}, got {}",
+        sizes().str(), source.defined() ? source.sizes().str() : "an undefined tensor");
+  impl_->storage = source.impl()->storage;
+  impl_->dtype = source.dtype();
+  impl_->offset = source.impl()->offset;
+  impl_->strides = source.impl()->strides;
+  impl_->refresh();
+}
+
 }  // namespace lockstep

@@ -119,7 +119,6 @@ Tensor record(Tensor y, const std::array<Operand, kArity>& operands,
 }
 
 // -- the three shapes of a row: a node class and the function
-// ----------------------------------------
 
 #define LOCKSTEP_UNARY_NODE(op, Name, saved, gradient)                            \
   struct op##_node final : PointwiseNode<1> {                                     \

@@ -7,7 +7,12 @@
 namespace lockstep {
 
 // What a stream of random numbers is for. Streams of different purpose never overlap.
-enum class RandomPurpose : uint32_t { kOps = 0, kInit = 1, kShuffle = 2, kData = 3 };
+enum class RandomPurpose : uint32_t {
+  kProgram = 0,  // outside of training steps: initialisation, a program's own draws
+  kStep = 1,     // inside a training step: dropout
+  kShuffle = 2,  // the order of samples
+  kData = 3,     // augmentation
+};
 
 // Which random numbers an op draws: a pure function of the seed, the purpose, and where in the
 // training run the op stands, so that a sample sees the same ones on whichever rank it lands.
@@ -36,7 +41,7 @@ RandomKey next_random_key();
 // While it lives, this thread's ops draw the numbers of (step, micro_batch), from ordinal 0.
 class RandomScope {
  public:
-  RandomScope(uint64_t step, uint64_t micro_batch, RandomPurpose purpose = RandomPurpose::kOps);
+  RandomScope(uint64_t step, uint64_t micro_batch, RandomPurpose purpose = RandomPurpose::kStep);
   ~RandomScope();
   RandomScope(const RandomScope&) = delete;
   RandomScope& operator=(const RandomScope&) = delete;
@@ -44,7 +49,7 @@ class RandomScope {
  private:
   struct State {
     uint64_t seed = 0;
-    RandomPurpose purpose = RandomPurpose::kOps;
+    RandomPurpose purpose = RandomPurpose::kProgram;
     uint32_t step = 0, micro_batch = 0, ordinal = 0;
   };
   static State& current();

@@ -42,7 +42,6 @@ class Tensor {
   bool is_same(const Tensor& other) const { return impl_ == other.impl_; }
 
   // -- geometry
-  // ------------------------------------------------------------------------------------
   const Dims& sizes() const;
   const Dims& strides() const;
   int64_t size(int64_t dim) const;    // dim may be negative
@@ -56,7 +55,6 @@ class Tensor {
   bool is_channels_last() const;  // 4-d, dense, stored as (N, H, W, C)
 
   // -- values
-  // --------------------------------------------------------------------------------------
   void* data_ptr() const;  // first element; host memory only on the CPU
   template <typename T>
   T* data() const {  // checked: throws ValueError if T is not the dtype
@@ -72,7 +70,6 @@ class Tensor {
   std::string str() const;                // as PyTorch's print() writes it
 
   // -- autograd
-  // ------------------------------------------------------------------------------------
   bool requires_grad() const;
   const Tensor& requires_grad_(bool requires_grad = true) const;
   bool is_leaf() const;
@@ -99,8 +96,11 @@ class Tensor {
   const Tensor& detach_() const;
   Tensor data_tensor() const;  // PyTorch's .data: like detach(), but its writes do not count
 
+  // PyTorch's `tensor.data = source`: this tensor takes over the source's memory and dtype; the
+  // shape must be the same. It stays the same tensor to everybody who holds it.
+  void set_data(const Tensor& source) const;
+
   // -- views
-  // ---------------------------------------------------------------------------------------
   Tensor view(const Dims& sizes) const;  // one size may be -1; throws where a copy would be needed
   Tensor reshape(const Dims& sizes) const;  // view where possible, else a copy
   Tensor flatten(int64_t start_dim = 0, int64_t end_dim = -1) const;
@@ -116,14 +116,12 @@ class Tensor {
   Tensor operator[](int64_t index) const { return select(0, index); }
 
   // -- copies and conversions
-  // ----------------------------------------------------------------------
   Tensor clone() const;
   Tensor contiguous() const;
   Tensor to(DType dtype) const;
   Tensor to(Device device) const;
 
   // -- reductions
-  // ----------------------------------------------------------------------------------
   Tensor sum() const;
   Tensor sum(const Dims& dims, bool keepdim = false) const;
   Tensor mean() const;
@@ -134,7 +132,6 @@ class Tensor {
   Tensor norm() const;
 
   // -- in place; const because the handle does not change
-  // ------------------------------------------
   const Tensor& copy_(const Tensor& source) const;  // broadcasts and converts
   const Tensor& fill_(Scalar value) const;
   const Tensor& zero_() const { return fill_(0); }
@@ -160,5 +157,8 @@ class Tensor {
 };
 
 std::ostream& operator<<(std::ostream& out, const Tensor& tensor);
+
+// Tensors with their names, in an order that matters (registration order for a module's).
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 }  // namespace lockstep

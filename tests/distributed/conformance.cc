@@ -99,18 +99,11 @@ void for_all_dtypes(Body body) {
   body.template operator()<uint8_t>();
 }
 
-// Several staging areas long; ThreadSanitizer's patience is shorter.
-#if defined(__SANITIZE_THREAD__)
-constexpr int64_t kLong = 5003;
-constexpr int64_t kPart = 1031;
-#else
-constexpr int64_t kLong = 70001;
-constexpr int64_t kPart = 20011;
-#endif
+// More than a staging area holds. Threads have none, and sanitizers have less patience.
+int64_t long_count(const ProcessGroup& group) { return group.name() == "threads" ? 5003 : 70001; }
+int64_t long_part(const ProcessGroup& group) { return group.name() == "threads" ? 1031 : 20011; }
 
 constexpr ReduceOp kOps[] = {ReduceOp::kSum, ReduceOp::kMin, ReduceOp::kMax};
-// None, single, odd ones, around the limits of blocks and copies, several staging areas.
-constexpr int64_t kCounts[] = {0, 1, 3, 17, 511, 1023, 1025, 4097, kLong - 4463, kLong};
 
 enum class Place { kOwn, kGroup, kShifted, kMixed };
 constexpr Place kPlaces[] = {Place::kOwn, Place::kGroup, Place::kShifted, Place::kMixed};
@@ -161,10 +154,14 @@ void all_reduce_values(ProcessGroup& group) {
 }
 
 void all_reduce_in_rank_order(ProcessGroup& group) {
+  const int64_t kLong = long_count(group);
   const auto check = [&]<typename T>() {
     for (const Place place : kPlaces) {
       Space<T> space(group, kLong, place);
-      for (const int64_t count : kCounts) {
+      // None, single, odd ones, around the limits of blocks and of copies.
+      for (const int64_t count :
+           {int64_t{0}, int64_t{1}, int64_t{3}, int64_t{17}, int64_t{511}, int64_t{1023},
+            int64_t{1025}, int64_t{4097}, kLong - 463, kLong}) {
         check_all_reduce<T>(group, uneven<T>, ReduceOp::kSum, count, space.data());
       }
       check_all_reduce<T>(group, uneven<T>, ReduceOp::kSum, kLong, space.data(), Launch::kBlocking);
@@ -177,8 +174,12 @@ void all_reduce_in_rank_order(ProcessGroup& group) {
 }
 
 void all_reduce_large(ProcessGroup& group) {
-  if (group.size() > 4) return;  // memory
-  const int64_t count = (64 << 20) / sizeof(float) + 5;
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+  const int64_t bytes = 1 << 20;
+#else
+  const int64_t bytes = group.size() <= 2 ? 64 << 20 : 6 << 20;
+#endif
+  const int64_t count = bytes / static_cast<int64_t>(sizeof(float)) + 5;
   for (const Place place : {Place::kGroup, Place::kOwn}) {
     Space<float> space(group, count, place);
     check_all_reduce<float>(group, whole<float>, ReduceOp::kSum, count, space.data());
@@ -199,6 +200,7 @@ void min_and_max_keep_nan(ProcessGroup& group) {
 }
 
 void broadcast_values(ProcessGroup& group) {
+  const int64_t kLong = long_count(group);
   for_all_dtypes([&]<typename T>() {
     for (const Place place : kPlaces) {
       Space<T> space(group, kLong, place);
@@ -214,14 +216,13 @@ void broadcast_values(ProcessGroup& group) {
   });
 }
 
-constexpr int64_t kPartCounts[] = {0, 1, 7, 1025, kPart};
-
 void reduce_scatter_values(ProcessGroup& group) {
+  const int64_t kPart = long_part(group);
   for_all_dtypes([&]<typename T>() {
     for (const Place place : kPlaces) {
       Space<T> in(group, kPart * group.size(), place);
       Space<T> out(group, kPart, Place::kOwn);
-      for (const int64_t part : kPartCounts) {
+      for (const int64_t part : {int64_t{0}, int64_t{1}, int64_t{7}, int64_t{1025}, kPart}) {
         for (const bool in_place : {false, true}) {
           const ReduceOp op = part == 7 ? ReduceOp::kMax : ReduceOp::kSum;
           const int64_t begin = part * group.rank();
@@ -242,11 +243,12 @@ void reduce_scatter_values(ProcessGroup& group) {
 }
 
 void all_gather_values(ProcessGroup& group) {
+  const int64_t kPart = long_part(group);
   for_all_dtypes([&]<typename T>() {
     for (const Place place : kPlaces) {
       Space<T> in(group, kPart, place);
       Space<T> out(group, kPart * group.size(), place);
-      for (const int64_t part : kPartCounts) {
+      for (const int64_t part : {int64_t{0}, int64_t{1}, int64_t{7}, int64_t{1025}, kPart}) {
         for (const bool in_place : {false, true}) {
           T* const from = in_place ? out.data() + part * group.rank() : in.data();
           for (int64_t i = 0; i < part; ++i) from[i] = uneven<T>(group.rank(), i);
@@ -261,11 +263,12 @@ void all_gather_values(ProcessGroup& group) {
 }
 
 void all_to_all_values(ProcessGroup& group) {
+  const int64_t kPart = long_part(group);
   for_all_dtypes([&]<typename T>() {
     for (const Place place : kPlaces) {
       Space<T> in(group, kPart * group.size(), place);
       Space<T> out(group, kPart * group.size(), place);
-      for (const int64_t part : kPartCounts) {
+      for (const int64_t part : {int64_t{0}, int64_t{1}, int64_t{7}, int64_t{1025}, kPart}) {
         const int64_t count = part * group.size();
         for (int64_t i = 0; i < count; ++i) in.data()[i] = uneven<T>(group.rank(), i);
         group.all_to_all(buffer_of(out.data(), count), buffer_of(in.data(), count)).wait();

@@ -116,6 +116,7 @@ TEST(Job, ReportsWhatTheStepsSaid) {
       step.report.exposed_communication_seconds = 0.25 * job.rank();
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
+    EXPECT_EQ(job.reduction(), distributed::ReductionMode::kFast);
     const auto report = job.finish();
     EXPECT_EQ(report.program, "program");
     EXPECT_EQ(report.world_size, 2);
@@ -288,8 +289,7 @@ TEST(Job, LearnsTheWeightsFromTheSteps) {
     tracked = job.finish().weights_sha256;
   });
   with_jobs(1, options_with(10), [&](Job& job) {
-    const auto weights =
-        std::make_shared<const data::NamedTensors>(data::NamedTensors{{"w", ones({2})}});
+    const auto weights = std::make_shared<const NamedTensors>(NamedTensors{{"w", ones({2})}});
     for (auto& step : job.steps(dataset)) step.report.weights = weights;
     EXPECT_EQ(job.finish().weights_sha256, tracked);
   });

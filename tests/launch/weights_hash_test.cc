@@ -11,7 +11,7 @@
 namespace lockstep::launch {
 namespace {
 
-std::string hex_of(const data::NamedTensors& tensors) { return to_hex(weights_hash(tensors)); }
+std::string hex_of(const NamedTensors& tensors) { return to_hex(weights_hash(tensors)); }
 
 Tensor floats(const std::vector<float>& values, const Dims& sizes) {
   return from_span<float>(values, sizes);

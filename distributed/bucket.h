@@ -1,0 +1,88 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lockstep/distributed/process_group.h"
+#include "lockstep/engine/autograd/gradient_slot.h"
+#include "lockstep/engine/tensor/tensor.h"
+
+namespace lockstep::distributed {
+
+// Parameters whose gradients travel together.
+//
+// The gradients live side by side in the group's communicable memory: each parameter's grad() is a
+// view of its place (a GradientSlot), so nothing is copied before or after the all-reduce. The
+// parameters themselves are moved into flat memory of the same layout. Behind the gradients lies a
+// trailer that is summed with them:
+//
+//   [ gradient 0 | gradient 1 | ... | count 0, count 1, ... | poison | extra 0 .. 3 ]
+//
+// count i is the number of ranks that contributed to gradient i; poison the number of ranks whose
+// backward failed; the extras carry whatever small sums the step needs, the loss above all.
+class Bucket {
+ public:
+  struct Entry {
+    std::string name;
+    Tensor parameter;
+    int64_t offset = 0;    // in elements
+    bool ready = false;    // its gradient is complete for this reduction
+    bool carried = false;  // an earlier reduction's result waits in carry_
+    std::shared_ptr<autograd::GradientSlot> slot;
+  };
+  static constexpr int kExtras = 4;
+
+  // Collective: allocates the group's memory and moves the parameters into it.
+  Bucket(ProcessGroup& group, const NamedTensors& parameters);
+  ~Bucket();
+  Bucket(const Bucket&) = delete;
+  Bucket& operator=(const Bucket&) = delete;
+
+  const std::vector<Entry>& entries() const { return entries_; }
+  Buffer parameter_buffer() const;  // all parameters, for the initial broadcast
+  size_t bytes() const;             // gradients and trailer
+
+  // -- one reduction: begin, mark_ready for what gets gradients, launch, finish
+  void begin();
+  // Returns true when every entry has become ready.
+  bool mark_ready(size_t entry);
+  bool all_ready() const { return pending_ == 0; }
+  // Zeroes the places of entries without a gradient, writes the trailer and starts the all-reduce.
+  void launch(ProcessGroup& group, bool poisoned, const double (&extras)[kExtras]);
+  struct Outcome {
+    bool poisoned = false;
+    double extras[kExtras] = {};
+    Work::Times times;
+  };
+  // Waits and sets the slots' states: reduced, or empty where no rank contributed.
+  Outcome finish();
+  // After a failed step: no gradients anywhere.
+  void discard();
+
+ private:
+  template <typename T>
+  T* gradients() const {
+    return static_cast<T*>(gradient_memory_->data());
+  }
+  template <typename T>
+  void write_trailer(bool poisoned, const double (&extras)[kExtras]);
+  template <typename T>
+  Outcome read_trailer();
+  void set_aside_reduced();
+  Tensor place(const Entry& entry, const std::shared_ptr<Memory>& memory) const;
+
+  DType dtype_;
+  Device device_;
+  int64_t trailer_ = 0;   // offset of the trailer in elements
+  int64_t elements_ = 0;  // with the trailer
+  int64_t pending_ = 0;
+  int world_ = 1;
+  std::vector<Entry> entries_;
+  std::shared_ptr<Memory> gradient_memory_, parameter_memory_;
+  Tensor carry_;  // reduced gradients from before a further backward, in the bucket's layout
+  Work work_;
+};
+
+}  // namespace lockstep::distributed

@@ -1,0 +1,163 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "lockstep/data/step.h"
+#include "lockstep/distributed/bucket.h"
+#include "lockstep/distributed/process_group.h"
+#include "lockstep/distributed/reduction_mode.h"
+#include "lockstep/engine/autograd/hooks.h"
+#include "lockstep/engine/tensor/random.h"
+#include "lockstep/nn/module.h"
+
+namespace lockstep::distributed {
+
+struct DataParallelOptions {
+  ReductionMode reduction = ReductionMode::kRepeatable;
+  size_t first_bucket_bytes = size_t{1} << 20;  // small, so that communication starts early
+  size_t bucket_bytes = size_t{25} << 20;       // a bucket closes once it has this many
+};
+
+// Keeps the replicas of a model in lockstep: after each step's last backward every rank has the
+// same gradients, those of the mean loss over the samples of all ranks.
+//
+//   DataParallel replicas(net, job.group());
+//   for (auto& step : job.steps(images)) {
+//     optimizer.zero_grad();
+//     for (auto& micro : replicas.accumulate(step)) {
+//       auto loss = nn::cross_entropy(net.forward(micro.x), micro.y);
+//       replicas.backward(loss, micro.size());
+//     }
+//     optimizer.step();
+//   }
+//
+// Construction is collective: it verifies that the model is the same on every rank, gives every
+// rank rank 0's parameters and buffers, and moves parameters and gradients into buckets of the
+// group's memory (bucket.h), in reverse registration order, which is roughly the order in which
+// gradients become ready. During the last micro-batch's backward a bucket is all-reduced as soon as
+// it and the buckets before it are complete, on the group's communication thread, while backward
+// goes on.
+//
+// A parameter that gets no gradient on some ranks counts as zero there; one that gets none anywhere
+// keeps its grad() undefined. If backward throws on one rank, every rank throws for that step, all
+// gradients are undefined afterwards and the next step works.
+//
+// The model must outlive this object. Afterwards its parameters stay where they are.
+class DataParallel {
+ public:
+  class Accumulation;
+
+  DataParallel(const nn::Module& model, std::shared_ptr<ProcessGroup> group,
+               DataParallelOptions options = {});
+  DataParallel(NamedTensors parameters, NamedTensors buffers, std::shared_ptr<ProcessGroup> group,
+               DataParallelOptions options = {});
+  ~DataParallel();
+  DataParallel(const DataParallel&) = delete;
+  DataParallel& operator=(const DataParallel&) = delete;
+
+  // The micro-batches of one step, for a range-based for; each must get exactly one backward().
+  // Only the last one communicates. Random ops inside draw the numbers of their global micro-batch.
+  Accumulation accumulate(data::Step& step);
+
+  // Backpropagates `loss`, a mean over `samples` samples. Inside accumulate() its weight is
+  // samples / the step's global samples. Outside, the call is a step of its own, and the gradients
+  // are averaged over the ranks.
+  void backward(const Tensor& loss, int64_t samples = 1);
+
+  // Gives every rank rank 0's buffers (running statistics). Happens after every step by itself.
+  void synchronize_buffers();
+
+  const std::vector<std::unique_ptr<Bucket>>& buckets() const { return buckets_; }
+  ProcessGroup& group() const { return *group_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void make_buckets(const DataParallelOptions& options);
+  void move_buffers();
+  void broadcast_from_root();
+  void on_gradient(size_t bucket, size_t entry);
+  void launch_ready();
+  void launch_rest();
+  // Ends the step's communication; `failure` is what this rank's backward threw.
+  void finish(std::exception_ptr failure);
+  void throw_poisoned(std::exception_ptr failure);
+
+  std::shared_ptr<ProcessGroup> group_;
+  NamedTensors parameters_, buffers_;
+  std::shared_ptr<const NamedTensors> weights_;  // both, for the job's report
+  std::vector<std::unique_ptr<Bucket>> buckets_;
+  std::vector<autograd::HookHandle> hooks_;
+  struct FlatBuffers {
+    std::shared_ptr<Memory> memory;
+    Buffer buffer;
+  };
+  std::vector<FlatBuffers> flat_buffers_;
+
+  // The step under way.
+  Accumulation* accumulation_ = nullptr;
+  bool communicating_ = false;  // in the backward that fires the all-reduces
+  bool poisoned_ = false;
+  size_t next_bucket_ = 0;
+  double loss_sum_ = 0.0;  // this rank's weighted losses
+  int64_t step_index_ = 0;
+  bool abandoned_ = false;  // a step was left before its last micro-batch
+  data::StepReport last_;
+  friend class Accumulation;
+};
+
+// The loop over one step's micro-batches.
+class DataParallel::Accumulation {
+ public:
+  class Iterator {
+   public:
+    using iterator_category = std::input_iterator_tag;
+    using value_type = data::MicroBatch;
+    using difference_type = std::ptrdiff_t;
+    using pointer = data::MicroBatch*;
+    using reference = data::MicroBatch&;
+
+    data::MicroBatch& operator*() const { return owner_->current(); }
+    data::MicroBatch* operator->() const { return &owner_->current(); }
+    Iterator& operator++() {
+      owner_->advance();
+      return *this;
+    }
+    void operator++(int) { owner_->advance(); }
+    bool operator==(std::default_sentinel_t) const { return owner_->done(); }
+
+   private:
+    friend class Accumulation;
+    explicit Iterator(Accumulation* owner) : owner_(owner) {}
+    Accumulation* owner_;
+  };
+
+  ~Accumulation();
+  Accumulation(const Accumulation&) = delete;
+  Accumulation& operator=(const Accumulation&) = delete;
+  Iterator begin();  // once
+  std::default_sentinel_t end() const { return {}; }
+
+ private:
+  friend class DataParallel;
+  Accumulation(DataParallel& replicas, data::Step& step);
+  data::MicroBatch& current() const { return step_.micros[at_]; }
+  bool done() const { return at_ == step_.micros.size(); }
+  bool last() const { return at_ + 1 == step_.micros.size(); }
+  void enter();
+  void advance();
+
+  DataParallel& replicas_;
+  data::Step& step_;
+  size_t at_ = 0;
+  int backwards_ = 0;  // of the current micro-batch
+  bool begun_ = false;
+  std::optional<RandomScope> random_;
+};
+
+}  // namespace lockstep::distributed

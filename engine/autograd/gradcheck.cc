@@ -1,0 +1,134 @@
+#include "lockstep/engine/autograd/gradcheck.h"
+
+#include <cmath>
+
+#include "lockstep/engine/autograd/backward.h"
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/reduce.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/philox.h"
+
+namespace lockstep::autograd {
+namespace {
+
+// Fresh leaves with the inputs' values, so that nothing of the caller's graph takes part.
+std::vector<Tensor> as_leaves(const std::vector<Tensor>& inputs) {
+  std::vector<Tensor> leaves;
+  for (const Tensor& input : inputs) {
+    const bool wanted = input.defined() && input.requires_grad();
+    check(!wanted || input.dtype() == DType::kFloat64,
+          "[gradcheck] inputs that require grad must be float64, got {}",
+          wanted ? name_of(input.dtype()) : "");
+    leaves.push_back(input.defined() ? input.detach().clone() : input);
+    if (wanted) leaves.back().requires_grad_();
+  }
+  return leaves;
+}
+
+Tensor evaluate(const DifferentiableFunction& function, const std::vector<Tensor>& inputs) {
+  const NoGrad no_grad;
+  return function(inputs).detach().contiguous();
+}
+
+// Row i: the gradient of output element i with respect to `input`, flattened.
+std::vector<std::vector<double>> analytical(const Tensor& output, const Tensor& input) {
+  std::vector<std::vector<double>> rows;
+  for (int64_t i = 0; i < output.numel(); ++i) {
+    const Tensor seed = zeros({output.numel()}, {DType::kFloat64});
+    seed.data<double>()[i] = 1.0;
+    const Tensor shaped = seed.view(output.sizes());
+    const auto g = grad(std::span(&output, 1), std::span(&input, 1), std::span(&shaped, 1),
+                        {.retain_graph = true, .allow_unused = true});
+    rows.push_back(g[0].defined() ? g[0].to_vector()
+                                  : std::vector<double>(static_cast<size_t>(input.numel()), 0.0));
+  }
+  return rows;
+}
+
+}  // namespace
+
+void gradcheck(const DifferentiableFunction& function, const std::vector<Tensor>& inputs,
+               GradcheckOptions options) {
+  const std::vector<Tensor> leaves = as_leaves(inputs);
+  const Tensor output = function(leaves);
+  check(output.defined() && output.dtype() == DType::kFloat64,
+        "[gradcheck] the function must return a float64 tensor");
+  for (size_t k = 0; k < leaves.size(); ++k) {
+    const Tensor& x = leaves[k];
+    if (!x.defined() || !x.requires_grad()) continue;
+    const auto jacobian = output.requires_grad()
+                              ? analytical(output, x)
+                              : std::vector<std::vector<double>>(
+                                    static_cast<size_t>(output.numel()),
+                                    std::vector<double>(static_cast<size_t>(x.numel()), 0.0));
+    double* values = x.data<double>();  // as_leaves made it dense, in whichever order
+    const Dims strides = x.strides();
+    for (int64_t j = 0; j < x.numel(); ++j) {
+      int64_t rest = j, at = 0;  // element j in row-major order
+      for (int d = x.dim() - 1; d >= 0; --d) {
+        at += rest % x.sizes()[d] * strides[d];
+        rest /= x.sizes()[d];
+      }
+      const double saved = values[at];
+      values[at] = saved + options.eps;
+      const Tensor above = evaluate(function, leaves);
+      values[at] = saved - options.eps;
+      const Tensor below = evaluate(function, leaves);
+      values[at] = saved;
+      for (int64_t i = 0; i < output.numel(); ++i) {
+        const double numerical =
+            (above.data<double>()[i] - below.data<double>()[i]) / (2 * options.eps);
+        const double exact = jacobian[static_cast<size_t>(i)][static_cast<size_t>(j)];
+        check<Error>(
+            std::fabs(exact - numerical) <= options.atol + options.rtol * std::fabs(numerical),
+            "[gradcheck] d output[{}] / d input {}[{}]: analytical {}, numerical {}", i, k, j,
+            exact, numerical);
+      }
+    }
+  }
+}
+
+void gradgradcheck(const DifferentiableFunction& function, const std::vector<Tensor>& inputs,
+                   GradcheckOptions options) {
+  const Tensor sample = evaluate(function, inputs);
+  const Philox philox{0x6772u, 0x6164u};
+  const Tensor seed = empty(sample.sizes(), {DType::kFloat64});
+  for (int64_t i = 0; i < seed.numel(); ++i) {
+    const auto words = philox(static_cast<uint32_t>(i), 0, 0, 0);
+    seed.data<double>()[i] = uniform_double(words[0], words[1]) - 0.5;
+  }
+  std::vector<Tensor> extended = inputs;
+  extended.push_back(seed);
+  extended.back().requires_grad_();
+  const auto gradient = [&](const std::vector<Tensor>& all) {
+    // Differentiation inside needs a graph even where the outer check only evaluates.
+    const EnableGrad enable;
+    std::vector<Tensor> own(all.begin(), all.end() - 1), wanted;
+    for (Tensor& x : own) {
+      if (!x.defined() || !is_floating(x.dtype()) || !x.requires_grad()) continue;
+      wanted.push_back(x);
+    }
+    const Tensor output = function(own);
+    const auto gradients = grad(std::span(&output, 1), wanted, std::span(&all.back(), 1),
+                                {.create_graph = true, .allow_unused = true});
+    // All gradients as one vector: the sum over a fixed weighting would lose entries.
+    int64_t total = 0;
+    for (const Tensor& g : gradients) {
+      if (g.defined()) total += g.numel();
+    }
+    Tensor joined = zeros({total}, {DType::kFloat64});
+    int64_t at = 0;
+    for (const Tensor& g : gradients) {
+      if (!g.defined()) continue;
+      const Tensor rows = eye(total, {DType::kFloat64}).narrow(0, at, g.numel());
+      joined = joined + sum(g.reshape({-1, 1}) * rows, {0});
+      at += g.numel();
+    }
+    return joined;
+  };
+  gradcheck(gradient, extended, options);
+}
+
+}  // namespace lockstep::autograd

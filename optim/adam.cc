@@ -1,0 +1,71 @@
+#include "lockstep/optim/adam.h"
+
+#include <map>
+
+#include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/tensor/check.h"
+
+namespace lockstep::optim {
+
+Adam::Adam(std::vector<Tensor> parameters, Options options)
+    : Adam(std::vector<ParamGroup<Options>>{{std::move(parameters), options}}, false) {}
+
+Adam::Adam(std::vector<ParamGroup<Options>> groups) : Adam(std::move(groups), false) {}
+
+Adam::Adam(std::vector<ParamGroup<Options>> groups, bool decoupled_weight_decay)
+    : groups_(std::move(groups)), decoupled_weight_decay_(decoupled_weight_decay) {
+  for (const auto& group : groups_) {
+    const Options& o = group.options;
+    check(o.lr >= 0, "Invalid learning rate: {}", o.lr);
+    check(o.eps >= 0, "Invalid epsilon value: {}", o.eps);
+    check(o.beta1 >= 0 && o.beta1 < 1, "Invalid beta parameter at index 0: {}", o.beta1);
+    check(o.beta2 >= 0 && o.beta2 < 1, "Invalid beta parameter at index 1: {}", o.beta2);
+    check(o.weight_decay >= 0, "Invalid weight_decay value: {}", o.weight_decay);
+    add_parameters(group.parameters);
+    states_.emplace_back(group.parameters.size());
+  }
+  check(!groups_.empty(), "optimizer got an empty parameter list");
+}
+
+void Adam::step() {
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    const Options& o = groups_[g].options;
+    // The bias correction depends on a parameter's own number of updates, nearly always one value.
+    std::map<int64_t, std::vector<OptimizerSegment>> by_steps;
+    Device device;
+    for (size_t i = 0; i < groups_[g].parameters.size(); ++i) {
+      const Tensor& p = groups_[g].parameters[i];
+      if (!p.grad().defined()) continue;
+      State& state = states_[g][i];
+      const OptimizerSegment s = segment(p, state, o.amsgrad ? 3 : 2);
+      by_steps[++state.steps].push_back(s);
+      device = p.device();
+      autograd::bump_version(p);
+    }
+    for (const auto& [steps, segments] : by_steps) {
+      backend_of(device).adam_step(
+          segments, {o.lr, o.beta1, o.beta2, o.eps, o.weight_decay, decoupled_weight_decay_,
+                     o.amsgrad, o.maximize, steps});
+    }
+  }
+}
+
+namespace {
+
+std::vector<ParamGroup<AdamOptions>> as_adam(const std::vector<ParamGroup<AdamWOptions>>& groups) {
+  std::vector<ParamGroup<AdamOptions>> result;
+  for (const auto& [parameters, o] : groups) {
+    result.push_back(
+        {parameters, {o.lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.amsgrad, o.maximize}});
+  }
+  return result;
+}
+
+}  // namespace
+
+AdamW::AdamW(std::vector<Tensor> parameters, Options options)
+    : AdamW(std::vector<ParamGroup<Options>>{{std::move(parameters), options}}) {}
+
+AdamW::AdamW(const std::vector<ParamGroup<Options>>& groups) : Adam(as_adam(groups), true) {}
+
+}  // namespace lockstep::optim

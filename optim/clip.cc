@@ -1,0 +1,48 @@
+#include "lockstep/optim/clip.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/tensor/check.h"
+
+namespace lockstep::optim {
+
+double clip_grad_norm_(const std::vector<Tensor>& parameters, double max_norm,
+                       bool error_if_nonfinite) {
+  const autograd::NoGrad no_grad;
+  std::vector<Tensor> grads;
+  std::vector<OptimizerSegment> segments;
+  for (const Tensor& p : parameters) {
+    const Tensor g = p.grad();
+    if (!g.defined()) continue;
+    grads.push_back(g.contiguous());
+    segments.push_back({nullptr, grads.back().data_ptr(), {}, g.numel(), g.dtype()});
+  }
+  if (segments.empty()) return 0.0;
+  const double norm = std::sqrt(backend_of(grads[0]).sum_of_squares(segments));
+  check<Error>(
+      !error_if_nonfinite || std::isfinite(norm),
+      "The total norm of order 2 for gradients from `parameters` is non-finite ({}), so it "
+      "cannot be clipped. To disable this error and scale the gradients by the non-finite "
+      "norm anyway, set `error_if_nonfinite=False`",
+      norm);
+  const double coefficient = std::min(1.0, max_norm / (norm + 1e-6));
+  for (const Tensor& p : parameters) {
+    if (p.grad().defined()) p.grad().mul_(coefficient);
+  }
+  return norm;
+}
+
+void clip_grad_value_(const std::vector<Tensor>& parameters, double limit) {
+  check(limit >= 0, "[clip_grad_value_] the limit must not be negative, got {}", limit);
+  const autograd::NoGrad no_grad;
+  for (const Tensor& p : parameters) {
+    const Tensor g = p.grad();
+    if (g.defined()) g.copy_(clamp(g, -limit, limit));
+  }
+}
+
+}  // namespace lockstep::optim

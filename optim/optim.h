@@ -1,0 +1,6 @@
+#pragma once
+
+// Every optimizer.
+#include "lockstep/optim/adam.h"
+#include "lockstep/optim/clip.h"
+#include "lockstep/optim/sgd.h"
