@@ -60,9 +60,6 @@ else
   if [[ $(id -u) -eq 0 ]]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   fi
-  # The ranks share the cores; each would otherwise start a thread per core.
-  threads=$((cores / ranks))
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
   # Oversubscribing is allowed, not forced: with as many cores as ranks it changes nothing.
   mpirun -n "$ranks" --oversubscribe --bind-to none "$program" \
     --model cnn --epochs "$epochs" --seed 1 --log-dir "$results" --report "$report.new" ||

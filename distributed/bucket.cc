@@ -37,7 +37,12 @@ Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters)
 }
 
 Bucket::~Bucket() {
-  for (const Entry& entry : entries_) autograd::clear_gradient_slot(entry.parameter);
+  for (const Entry& entry : entries_) {
+    // A later bucket may have taken the parameter over.
+    if (autograd::gradient_slot(entry.parameter) == entry.slot) {
+      autograd::clear_gradient_slot(entry.parameter);
+    }
+  }
 }
 
 Tensor Bucket::place(const Entry& entry, const std::shared_ptr<Memory>& memory) const {

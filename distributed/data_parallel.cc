@@ -8,6 +8,7 @@
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/exception_text.h"
 #include "lockstep/engine/tensor/factory.h"
 
 namespace lockstep::distributed {
@@ -17,16 +18,6 @@ namespace {
 void split(double value, double* high, double* low) {
   *high = static_cast<float>(value);
   *low = value - *high;
-}
-
-std::string message_of(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::exception& e) {
-    return e.what();
-  } catch (...) {
-    return "an exception that is no std::exception";
-  }
 }
 
 }  // namespace
@@ -89,10 +80,11 @@ void DataParallel::make_buckets(const DataParallelOptions& options) {
   }
 }
 
-// Floating buffers move into flat memory too, one run per dtype: one broadcast each.
+// Buffers move into flat memory too, one run per dtype: one broadcast each.
 void DataParallel::move_buffers() {
   const autograd::NoGrad no_grad;
-  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kInt64}) {
+  for (int d = 0; d < kDTypeCount; ++d) {
+    const auto dtype = static_cast<DType>(d);
     int64_t elements = 0;
     for (const auto& [name, t] : buffers_) elements += t.dtype() == dtype ? t.numel() : 0;
     if (elements == 0) continue;
@@ -159,9 +151,10 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
         loss.defined() ? loss.sizes().str() : "an undefined tensor");
   check(samples > 0, "[data_parallel] a loss over {} samples", samples);
   Accumulation* const scope = accumulation_;
-  check<Error>(scope != nullptr || !abandoned_,
-               "[data_parallel] the previous step was left before its last micro-batch; its "
-               "gradients were never reduced. Start the next step with accumulate()");
+  check<Error>(scope == nullptr || scope->backwards_ == 0,
+               "[data_parallel] a second backward() in micro-batch {} of step {}: it needs one, so "
+               "add the losses up first",
+               scope ? scope->at_ : 0, step_index_);
   const double weight =
       scope ? static_cast<double>(samples) / static_cast<double>(scope->step_.global_samples)
             : 1.0 / group_->size();
@@ -223,7 +216,7 @@ void DataParallel::finish(std::exception_ptr failure) {
 
 void DataParallel::throw_poisoned(std::exception_ptr failure) {
   for (const auto& bucket : buckets_) bucket->discard();
-  const auto texts = exchange_texts(*group_, failure ? message_of(failure) : "");
+  const auto texts = exchange_texts(*group_, failure ? exception_text(failure) : "");
   if (failure) std::rethrow_exception(failure);
   std::string message;
   for (size_t r = 0; r < texts.size(); ++r) {
@@ -246,7 +239,6 @@ DataParallel::Accumulation::Accumulation(DataParallel& replicas, data::Step& ste
   check<Error>(replicas.accumulation_ == nullptr,
                "[data_parallel] accumulate() inside accumulate(): one step at a time");
   replicas.accumulation_ = this;
-  replicas.abandoned_ = false;
   replicas.loss_sum_ = 0.0;
   replicas.step_index_ = step.index;
 }
@@ -254,7 +246,11 @@ DataParallel::Accumulation::Accumulation(DataParallel& replicas, data::Step& ste
 DataParallel::Accumulation::~Accumulation() {
   random_.reset();
   replicas_.accumulation_ = nullptr;
-  replicas_.abandoned_ = !done();
+  // Left before the reduction: what has been added up here must not reach the optimizer.
+  const bool reduced = done() || (last() && backwards_ == 1);
+  if (!reduced) {
+    for (const auto& bucket : replicas_.buckets_) bucket->discard();
+  }
 }
 
 DataParallel::Accumulation::Iterator DataParallel::Accumulation::begin() {
@@ -273,11 +269,10 @@ void DataParallel::Accumulation::enter() {
 }
 
 void DataParallel::Accumulation::advance() {
-  check<Error>(
-      backwards_ == 1,
-      "[data_parallel] micro-batch {} of step {} had {} calls of backward(); it needs one: "
-      "add the losses up first",
-      at_, step_.index, backwards_);
+  check<Error>(backwards_ == 1,
+               "[data_parallel] micro-batch {} of step {} had no call of backward(); it needs one, "
+               "DataParallel's own, so that its gradients are weighted and reduced",
+               at_, step_.index);
   ++at_;
   enter();
   if (done()) step_.report = replicas_.last_;

@@ -45,7 +45,8 @@ struct DataParallelOptions {
 //
 // A parameter that gets no gradient on some ranks counts as zero there; one that gets none anywhere
 // keeps its grad() undefined. If backward throws on one rank, every rank throws for that step, all
-// gradients are undefined afterwards and the next step works.
+// gradients are undefined afterwards and the next step works. The same holds for a step that is
+// left before its last micro-batch's backward.
 //
 // The model must outlive this object. Afterwards its parameters stay where they are.
 class DataParallel {
@@ -106,7 +107,6 @@ class DataParallel {
   size_t next_bucket_ = 0;
   double loss_sum_ = 0.0;  // this rank's weighted losses
   int64_t step_index_ = 0;
-  bool abandoned_ = false;  // a step was left before its last micro-batch
   data::StepReport last_;
   friend class Accumulation;
 };

@@ -13,7 +13,9 @@
 #include "lockstep/distributed/mpi_group.h"
 #include "lockstep/distributed/mpi_runtime.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/exception_text.h"
 #include "lockstep/engine/tensor/random.h"
+#include "lockstep/launch/cores.h"
 #include "lockstep/launch/environment.h"
 #include "lockstep/launch/log.h"
 #include "lockstep/launch/report.h"
@@ -28,16 +30,6 @@ constexpr int kUsage = 2;
 constexpr auto kPeersPatience = std::chrono::seconds(3);
 constexpr auto kStartPatience = std::chrono::seconds(1);
 constexpr unsigned kLastResort = 8;  // seconds after an error until the process ends regardless
-
-std::string message_of(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::exception& e) {
-    return e.what();
-  } catch (...) {
-    return "an exception that is no std::exception";
-  }
-}
 
 bool is_usage(const std::exception_ptr& error) {
   try {
@@ -130,6 +122,7 @@ int run(int argc, char** argv, const std::function<void(Job&)>& train,
       log::start({group->rank(), group->size(), line.options.log_dir});
       check_world(line.options, group->size());
     }
+    share_cores(*group);
     train_and_report(line, group, train);
     group.reset();
     distributed::mpi_runtime::finalize();
@@ -138,7 +131,7 @@ int run(int argc, char** argv, const std::function<void(Job&)>& train,
     error = std::current_exception();
   }
   // Out here the exception's handler has ended, and everything that `train` held is gone.
-  const std::string reason = message_of(error);
+  const std::string reason = exception_text(error);
   log::status("");
   log::error(reason);
   if (signals) signals->error_was_reported();

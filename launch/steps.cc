@@ -1,6 +1,6 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <exception>
 #include <limits>
 
 #include "lockstep/data/loader.h"
@@ -32,6 +32,29 @@ int64_t total_steps(const Options& o, int64_t per_epoch) {
   check(o.epochs <= std::numeric_limits<int64_t>::max() / per_epoch,
         "[steps] {} epochs of {} steps are too many", o.epochs, per_epoch);
   return o.epochs * per_epoch;
+}
+
+// Ranks that were told different things would take different samples, or a different number of
+// steps, and train something that nobody asked for.
+void check_agreement(Job& job, int64_t samples, int64_t steps) {
+  const auto& o = job.options();
+  constexpr std::array<const char*, 5> kNames = {"samples in the dataset", "--global-batch",
+                                                 "--accumulate", "--seed", "steps to train"};
+  const std::array<int64_t, 5> mine = {samples, o.global_batch, o.accumulate,
+                                       static_cast<int64_t>(o.seed), steps};
+  auto lowest = mine;
+  auto highest = mine;
+  const auto reduce = [&](std::array<int64_t, 5>& values, distributed::ReduceOp op) {
+    job.group()->all_reduce({values.data(), 5, DType::kInt64, {}}, op).wait();
+  };
+  reduce(lowest, distributed::ReduceOp::kMin);
+  reduce(highest, distributed::ReduceOp::kMax);
+  for (size_t i = 0; i < mine.size(); ++i) {
+    check<DistributedError>(
+        lowest[i] == highest[i],
+        "[steps] the ranks disagree on the {}: {} on one, {} on another, {} here", kNames[i],
+        lowest[i], highest[i], mine[i]);
+  }
 }
 
 }  // namespace
@@ -130,6 +153,7 @@ bool Steps::done() const { return !state_->current; }
 Steps Job::steps(const data::Dataset& dataset) {
   check(!state_->steps_given, "[steps] a job has its training steps once");
   auto state = std::make_unique<Steps::State>(*this, dataset, make_sampler(*this, dataset));
+  check_agreement(*this, dataset.size(), state->total);
   state_->steps_given = true;
   if (rank() == 0) {
     log::info(fmt::format("training on {} samples, {} {}, global batch {}, {} steps",

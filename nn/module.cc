@@ -35,14 +35,13 @@ NamedTensors without_repeats(const NamedTensors& all) {
 
 }  // namespace
 
-Module::Module(Module&& other)
-    : parameters_(std::move(other.parameters_)),
-      buffers_(std::move(other.buffers_)),
-      training_(other.training_) {
-  other.check_movable();
+Module::Module(Module&& other) : training_(other.training_) {
+  other.check_movable();  // before anything is taken: the other one stays whole
   check<Error>(other.children_.empty(),
                "[module] a module with children cannot be moved; hold it by std::unique_ptr, or "
                "build it where it is to live");
+  parameters_ = std::move(other.parameters_);
+  buffers_ = std::move(other.buffers_);
 }
 
 void Module::check_movable() const {
@@ -164,11 +163,15 @@ NamedTensors Module::state_dict() const {
 }
 
 void Module::load_state_dict(const NamedTensors& state, bool strict) const {
-  std::map<std::string_view, const Tensor*> given;
-  for (const auto& [name, t] : state) given[name] = &t;
+  std::map<std::string_view, const Tensor*> given, known;
+  for (const auto& [name, t] : state) {
+    check(t.defined(), "[load_state_dict] \"{}\" is undefined", name);
+    given[name] = &t;
+  }
   const NamedTensors own = state_dict();
   std::vector<std::string> missing, unexpected, wrong;
   for (const auto& [name, t] : own) {
+    known[name] = &t;
     const auto found = given.find(name);
     if (found == given.end()) {
       missing.push_back(fmt::format("\"{}\"", name));
@@ -180,24 +183,23 @@ void Module::load_state_dict(const NamedTensors& state, bool strict) const {
                       "checkpoint, the shape in current model is {}.",
                       name, found->second->sizes().str(), t.sizes().str()));
     }
-    given.erase(found);
   }
-  for (const auto& [name, t] : given) unexpected.push_back(fmt::format("\"{}\"", name));
+  for (const auto& [name, t] : state) {
+    if (!known.contains(name)) unexpected.push_back(fmt::format("\"{}\"", name));
+  }
   std::string problems;
+  if (strict && !missing.empty()) {
+    problems += fmt::format("\n\tMissing key(s) in state_dict: {}.", fmt::join(missing, ", "));
+  }
   if (strict && !unexpected.empty()) {
     problems +=
         fmt::format("\n\tUnexpected key(s) in state_dict: {}.", fmt::join(unexpected, ", "));
   }
-  if (strict && !missing.empty()) {
-    problems += fmt::format("\n\tMissing key(s) in state_dict: {}.", fmt::join(missing, ", "));
-  }
   for (const auto& text : wrong) problems += "\n\t" + text;
   check(problems.empty(), "Error(s) in loading state_dict:{}", problems);
   const autograd::NoGrad no_grad;
-  std::map<std::string_view, const Tensor*> values;
-  for (const auto& [name, t] : state) values[name] = &t;
   for (const auto& [name, t] : own) {
-    if (const auto found = values.find(name); found != values.end()) t.copy_(*found->second);
+    if (const auto found = given.find(name); found != given.end()) t.copy_(*found->second);
   }
 }
 

@@ -29,7 +29,8 @@ double clip_grad_norm_(const std::vector<Tensor>& parameters, double max_norm,
       "cannot be clipped. To disable this error and scale the gradients by the non-finite "
       "norm anyway, set `error_if_nonfinite=False`",
       norm);
-  const double coefficient = std::min(1.0, max_norm / (norm + 1e-6));
+  const double ratio = max_norm / (norm + 1e-6);
+  const double coefficient = ratio > 1.0 ? 1.0 : ratio;  // keeps a NaN, as PyTorch does
   for (const Tensor& p : parameters) {
     if (p.grad().defined()) p.grad().mul_(coefficient);
   }

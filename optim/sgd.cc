@@ -32,8 +32,9 @@ void SGD::step() {
       const Tensor& p = groups_[g].parameters[i];
       if (!p.grad().defined()) continue;
       State& state = states_[g][i];
+      const bool starts = !state.buffers[0].defined();
       const OptimizerSegment s = segment(p, state, o.momentum != 0 ? 1 : 0);
-      (state.steps++ == 0 ? first : later).push_back(s);
+      (starts ? first : later).push_back(s);
       device = p.device();
       autograd::bump_version(p);
     }

@@ -140,11 +140,22 @@ void scale_into(const char* name, const Tensor& self, const Operand& other, bool
   if (node) autograd::rebase_history(self, node);
 }
 
-// In-place writes of values that do not depend on self: its history ends here.
+// What self was before a write that does not depend on it gets a zero gradient, as in PyTorch.
+struct FillBackward0 final : OpNode<1> {
+  std::string_view name() const override { return "FillBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = zeros_like(gradients[0]);
+  }
+};
+
+// Before an in-place write of values that do not depend on self.
 void overwrite(const char* name, const Tensor& self) {
   autograd::check_inplace(name, self);
   autograd::bump_version(self);
-  if (autograd::grad_enabled() && self.requires_grad()) self.detach_();
+  if (!autograd::grad_enabled() || !self.requires_grad()) return;
+  auto node = make_ptr<FillBackward0>();
+  node->add_edge(autograd::gradient_edge(self));
+  autograd::rebase_history(self, node);
 }
 
 void randomise(const char* name, const Tensor& self, RandomKind kind, double p, double q) {

@@ -198,6 +198,23 @@ TEST(Job, ImpossibleBatches) {
   EXPECT_THROW(with_jobs(1, options_with(21), [&](Job& job) { job.steps(dataset); }), ValueError);
 }
 
+TEST(Job, RanksMustAgreeOnWhatToTrain) {
+  const auto dataset = counting(20);
+  const auto longer = counting(21);
+  std::atomic<int> errors = 0;
+  with_jobs(3, options_with(10), [&](Job& job) {
+    try {
+      job.steps(job.rank() == 1 ? longer : dataset);
+    } catch (const DistributedError& error) {
+      const std::string text = error.what();
+      EXPECT_NE(text.find("samples in the dataset: 20 on one, 21 on another"), std::string::npos)
+          << text;
+      ++errors;
+    }
+  });
+  EXPECT_EQ(errors, 3);
+}
+
 // Logits whose largest value is at (index % 4); the label is the index, so a quarter of 0..3 fits.
 Tensor logits_for(const data::Batch& batch) {
   Tensor logits = zeros({batch.size(), 4});

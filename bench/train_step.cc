@@ -1,0 +1,153 @@
+// Times a training step on synthetic data, split in its parts: the models and the settings of the
+// usual PyTorch comparison (MLP 784-512-512-10 and a small CNN, Adam). One JSON line from rank 0,
+// medians in milliseconds. The batch is per rank.
+//
+//   train_step --model cnn --batch 64 --threads 1
+//   mpirun -n 2 train_step --model mlp --batch 64 --threads 1
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "lockstep/distributed/mpi_runtime.h"
+#include "lockstep/launch/environment.h"
+#include "lockstep/lockstep.h"
+
+using namespace lockstep;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Net : nn::Module {
+  virtual Tensor forward(const Tensor& x) = 0;
+};
+
+struct Mlp : Net {
+  nn::Linear fc1{784, 512}, fc2{512, 512}, fc3{512, 10};
+  Mlp() { register_modules({{"fc1", fc1}, {"fc2", fc2}, {"fc3", fc3}}); }
+  Tensor forward(const Tensor& x) override { return fc3(relu(fc2(relu(fc1(x))))); }
+};
+
+struct Cnn : Net {
+  nn::Conv2d conv1{1, 32, 3}, conv2{32, 64, 3};
+  nn::Linear fc1{9216, 128}, fc2{128, 10};
+  Cnn() { register_modules({{"conv1", conv1}, {"conv2", conv2}, {"fc1", fc1}, {"fc2", fc2}}); }
+  Tensor forward(const Tensor& x) override {
+    const auto h = max_pool2d(relu(conv2(relu(conv1(x)))), 2);
+    return fc2(relu(fc1(flatten(h, 1))));
+  }
+};
+
+struct Settings {
+  std::string model = "mlp";
+  int64_t batch = 64;
+  int threads = 1;
+  int64_t steps = 0;
+  double seconds = 6.0;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// Milliseconds of each part of each step.
+struct Times {
+  std::vector<double> forward, backward, exposed, optimizer, total;
+  void clear() { *this = {}; }
+};
+
+void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& group) {
+  std::unique_ptr<Net> net;
+  Tensor x;
+  if (s.model == "mlp") {
+    net = std::make_unique<Mlp>();
+    x = randn({s.batch, 784});
+  } else {
+    net = std::make_unique<Cnn>();
+    x = randn({s.batch, 1, 28, 28});
+  }
+  const Tensor y = (10.0 * rand({s.batch})).to(DType::kInt64);
+  distributed::DataParallel replicas(*net, group);
+  optim::Adam adam(net->parameters());
+
+  Times times;
+  const auto ms = [](Clock::time_point from, Clock::time_point to) {
+    return std::chrono::duration<double, std::milli>(to - from).count();
+  };
+  int64_t index = 0;
+  const auto step = [&] {
+    data::Step batch;
+    batch.index = index++;
+    batch.global_samples = s.batch * group->size();
+    batch.micros.push_back({x, y, group->rank(), s.batch});
+    const auto t0 = Clock::now();
+    Clock::time_point t1;
+    for (auto& micro : replicas.accumulate(batch)) {
+      const auto loss = nn::cross_entropy(net->forward(micro.x), micro.y);
+      t1 = Clock::now();
+      replicas.backward(loss, micro.size());
+    }
+    const auto t2 = Clock::now();
+    adam.step();
+    adam.zero_grad();
+    const auto t3 = Clock::now();
+    const double exposed = 1e3 * batch.report.exposed_communication_seconds;
+    times.forward.push_back(ms(t0, t1));
+    times.backward.push_back(ms(t1, t2) - exposed);
+    times.exposed.push_back(exposed);
+    times.optimizer.push_back(ms(t2, t3));
+    times.total.push_back(ms(t0, t3));
+  };
+
+  for (int i = 0; i < 5; ++i) step();
+  int64_t steps = s.steps;
+  if (steps == 0) {
+    steps = std::max<int64_t>(8, static_cast<int64_t>(1e3 * s.seconds / median(times.total)));
+  }
+  group->broadcast({&steps, 1, DType::kInt64, {}}, 0).wait();
+  times.clear();
+  for (int64_t i = 0; i < steps; ++i) step();
+  if (group->rank() != 0) return;
+  std::printf(
+      "{\"model\": \"%s\", \"batch\": %lld, \"threads\": %d, \"ranks\": %d, \"steps\": %lld, "
+      "\"ms\": %.4f, \"fwd\": %.4f, \"bwd\": %.4f, \"comm\": %.4f, \"optim\": %.4f}\n",
+      s.model.c_str(), static_cast<long long>(s.batch), s.threads, group->size(),
+      static_cast<long long>(steps), median(times.total), median(times.forward),
+      median(times.backward), median(times.exposed), median(times.optimizer));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Settings s;
+  CLI::App app("Times a training step");
+  app.add_option("--model", s.model)->check(CLI::IsMember({"mlp", "cnn"}));
+  app.add_option("--batch", s.batch, "samples per rank")->check(CLI::PositiveNumber);
+  app.add_option("--threads", s.threads, "threads per rank")->check(CLI::PositiveNumber);
+  app.add_option("--steps", s.steps, "steps to time; 0: as many as fit --seconds");
+  app.add_option("--seconds", s.seconds);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    set_num_threads(s.threads);
+    const auto environment = launch::read_environment();
+    auto group = distributed::make_single_group();
+    if (environment.launched() && environment.size > 1) {
+      distributed::mpi_runtime::initialize({environment.rank, environment.size});
+      group = distributed::make_mpi_group();
+    }
+    manual_seed(0);
+    run(s, group);
+    group.reset();
+    distributed::mpi_runtime::finalize();
+    return 0;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "train_step: %s\n", e.what());
+    std::_Exit(1);
+  }
+}
