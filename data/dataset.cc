@@ -83,7 +83,7 @@ int64_t InMemoryDataset::label(int64_t index) const {
   return labels_[static_cast<size_t>(index)];
 }
 
-TensorDataset::TensorDataset(Tensor x, Tensor y) {
+TensorDataset::TensorDataset(const Tensor& x, const Tensor& y) {
   check(x.defined() && y.defined() && x.dim() >= 1 && y.dim() >= 1 && x.size(0) == y.size(0),
         "[dataset] x is {} and y is {}: both need a first dimension, of the same size",
         x.defined() ? x.sizes().str() : "undefined", y.defined() ? y.sizes().str() : "undefined");

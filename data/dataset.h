@@ -58,7 +58,8 @@ class InMemoryDataset : public Dataset {
 // are rows gathered from both.
 class TensorDataset : public Dataset {
  public:
-  TensorDataset(Tensor x, Tensor y);  // throws ValueError if the first dimensions differ
+  TensorDataset(const Tensor& x,
+                const Tensor& y);  // throws ValueError if the first dimensions differ
 
   int64_t size() const override;
   Batch get(std::span<const int64_t> indices) const override;

@@ -54,7 +54,8 @@ void DataParallel::make_buckets(const DataParallelOptions& options) {
     buckets_.push_back(std::make_unique<Bucket>(*group_, bucket.parameters));
     bucket = {};
   };
-  for (auto entry = parameters_.rbegin(); entry != parameters_.rend(); ++entry) {
+  for (size_t i = parameters_.size(); i-- > 0;) {
+    const auto* entry = &parameters_[i];
     const Tensor& p = entry->second;
     if (!p.requires_grad()) continue;
     check(p.is_leaf(), "[data_parallel] parameter {} is not a leaf", entry->first);
@@ -185,7 +186,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
   if (final || failure) finish(failure);
 }
 
-void DataParallel::finish(std::exception_ptr failure) {
+void DataParallel::finish(const std::exception_ptr& failure) {
   poisoned_ = static_cast<bool>(failure);
   launch_rest();
   const auto backward_done = Clock::now();
@@ -214,7 +215,7 @@ void DataParallel::finish(std::exception_ptr failure) {
   last_.weights = weights_;
 }
 
-void DataParallel::throw_poisoned(std::exception_ptr failure) {
+void DataParallel::throw_poisoned(const std::exception_ptr& failure) {
   for (const auto& bucket : buckets_) bucket->discard();
   const auto texts = exchange_texts(*group_, failure ? exception_text(failure) : "");
   if (failure) std::rethrow_exception(failure);

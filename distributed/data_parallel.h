@@ -86,8 +86,8 @@ class DataParallel {
   void launch_ready();
   void launch_rest();
   // Ends the step's communication; `failure` is what this rank's backward threw.
-  void finish(std::exception_ptr failure);
-  void throw_poisoned(std::exception_ptr failure);
+  void finish(const std::exception_ptr& failure);
+  void throw_poisoned(const std::exception_ptr& failure);
 
   std::shared_ptr<ProcessGroup> group_;
   NamedTensors parameters_, buffers_;

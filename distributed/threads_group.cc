@@ -115,7 +115,7 @@ class ThreadsTeam final : public Team {
 
 class ThreadsGroup final : public ProcessGroup {
  public:
-  ThreadsGroup(std::shared_ptr<World> world, int rank)
+  ThreadsGroup(const std::shared_ptr<World>& world, int rank)
       : ProcessGroup(rank, world->size()),
         world_(world),
         team_(world, rank),

@@ -37,7 +37,7 @@ std::string place(int* cores) {
 int threads_of(const std::vector<std::string>& places, int rank, int cores) {
   const auto& mine = places[static_cast<size_t>(rank)];
   const auto sharing = std::count(places.begin(), places.end(), mine);
-  return std::max(1, cores / static_cast<int>(sharing));
+  return std::max(1, cores / std::max(1, static_cast<int>(sharing)));
 }
 
 void share_cores(distributed::ProcessGroup& group) {

@@ -9,18 +9,10 @@
 
 namespace lockstep::nn {
 
-template <typename F>
-void Module::walk(const std::string& prefix, F&& fn) const {
-  fn(prefix, *this);
-  for (const auto& [name, child] : children_) {
-    child->walk(prefix.empty() ? name : prefix + "." + name, fn);
-  }
-}
-
 namespace {
 
 std::string full_name(const std::string& prefix, const std::string& name) {
-  return prefix.empty() ? name : prefix + "." + name;
+  return prefix.empty() ? name : fmt::format("{}.{}", prefix, name);
 }
 
 // Keeps the first of entries that are the same tensor.
@@ -35,6 +27,15 @@ NamedTensors without_repeats(const NamedTensors& all) {
 
 }  // namespace
 
+template <typename F>
+void Module::walk(const std::string& prefix, F&& fn) const {
+  fn(prefix, *this);
+  for (const auto& [name, child] : children_) {
+    child->walk(full_name(prefix, name), fn);
+  }
+}
+
+// NOLINTNEXTLINE(performance-noexcept-move-constructor): refuses to move what is registered
 Module::Module(Module&& other) : training_(other.training_) {
   other.check_movable();  // before anything is taken: the other one stays whole
   check<Error>(other.children_.empty(),

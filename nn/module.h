@@ -25,7 +25,7 @@ namespace lockstep::nn {
 class Module {
  public:
   Module() = default;
-  Module(Module&& other);
+  Module(Module&& other);  // NOLINT(performance-noexcept-move-constructor): see above
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
   Module& operator=(Module&&) = delete;

@@ -20,7 +20,7 @@ class Sequential : public Layer {
   }
 
   // Its layers live on the heap, so unlike other modules with children it can be moved.
-  Sequential(Sequential&& other) {
+  Sequential(Sequential&& other) {  // NOLINT(performance-noexcept-move-constructor)
     other.check_movable();
     for (auto& layer : other.layers_) append(std::move(layer));
     train(other.is_training());

@@ -224,7 +224,7 @@ Tensor root_gradient(const Tensor& root, const Tensor& given, size_t index) {
       given.sizes() == root.sizes(),
       "Mismatch in shape: grad_output[{}] has a shape of {} and output[{}] has a shape of {}.",
       index, given.sizes().str(), index, root.sizes().str());
-  return given;
+  return given.to(root.dtype());
 }
 
 void add_roots(Run& run, std::span<const Tensor> roots, std::span<const Tensor> gradients) {
@@ -290,6 +290,7 @@ Tensor gradient_destination(const Edge& edge) {
   }
   const uint32_t s = task->find(edge.function.get());
   if (s == GraphTask::kNone || task->slot(s).contributions != 1) return {};
+  if (!task->slot(s).needed) return {};  // autograd::grad(): the caller owns the result
   const auto* accumulate = dynamic_cast<const AccumulateGrad*>(edge.function.get());
   if (!accumulate) return {};
   const AutogradMeta& meta = accumulate->leaf().impl()->meta();

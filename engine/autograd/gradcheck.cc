@@ -29,7 +29,8 @@ std::vector<Tensor> as_leaves(const std::vector<Tensor>& inputs) {
 
 Tensor evaluate(const DifferentiableFunction& function, const std::vector<Tensor>& inputs) {
   const NoGrad no_grad;
-  return function(inputs).detach().contiguous();
+  // A copy: the result of a view would follow the inputs when they are changed.
+  return function(inputs).detach().contiguous().clone();
 }
 
 // Row i: the gradient of output element i with respect to `input`, flattened.

@@ -92,7 +92,15 @@ void check_inplace(std::string_view op, const Tensor& self, bool source_requires
                op);
 }
 
-void rebase_history(const Tensor& self, const Ptr<Node>& node) { set_history(self, node); }
+void rebase_history(const Tensor& self, const Ptr<Node>& node) {
+  // Hooks see the gradient of the value they were registered on; a retained gradient is that of the
+  // tensor's last value.
+  AutogradMeta& meta = self.impl()->meta();
+  const bool retained = self.impl()->stop_retaining_grad();
+  meta.hooks = nullptr;
+  set_history(self, node);
+  if (retained) self.retain_grad();
+}
 
 void bump_version(const Tensor& self) { self.impl()->storage->bump_version(); }
 

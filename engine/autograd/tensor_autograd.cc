@@ -99,7 +99,8 @@ Tensor Tensor::detach() const { return alias_of(*this, sizes(), strides(), stora
 
 const Tensor& Tensor::detach_() const {
   check<Error>(!impl_->base || is_leaf(), "Can't detach views in-place. Use detach() instead.");
-  if (impl_->autograd) impl_->autograd = nullptr;
+  impl_->stop_retaining_grad();
+  impl_->autograd = nullptr;
   return *this;
 }
 

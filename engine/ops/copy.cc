@@ -123,9 +123,11 @@ void scale_into(const char* name, const Tensor& self, const Operand& other, bool
     node->add_edge(autograd::gradient_edge(self));
     node->add_edge(source ? autograd::gradient_edge(other.tensor()) : autograd::Edge{});
     if (other.is_tensor()) {
-      node->save(0, other.tensor());
+      // What is about to be overwritten is kept as a copy, as in y.mul_(y).
+      const bool overwritten = other.tensor().impl()->storage == self.impl()->storage;
+      node->save(0, overwritten ? other.tensor().clone() : other.tensor());
       if (source) {
-        node->save(1, self.clone().detach());
+        node->save(1, self.clone());  // in the graph: create_graph differentiates it
         node->other_sizes = other.tensor().sizes();
         node->other_dtype = other.tensor().dtype();
       }

@@ -35,7 +35,7 @@ namespace lockstep::functor {
   };
 
 LOCKSTEP_UNARY_FUNCTOR(neg, -x)
-LOCKSTEP_UNARY_FUNCTOR(abs, x < T(0) ? -x : x)
+LOCKSTEP_UNARY_FUNCTOR(abs, x < T(0) ? -x : x + T(0))  // -0 becomes 0
 LOCKSTEP_UNARY_FUNCTOR(sign, T(x > T(0)) - T(x < T(0)))
 LOCKSTEP_UNARY_FUNCTOR(exp, std::exp(x))
 LOCKSTEP_UNARY_FUNCTOR(log, std::log(x))
@@ -46,7 +46,8 @@ LOCKSTEP_UNARY_FUNCTOR(cos, std::cos(x))
 LOCKSTEP_UNARY_FUNCTOR(tanh, std::tanh(x))
 LOCKSTEP_UNARY_FUNCTOR(sigmoid, T(1) / (T(1) + std::exp(-x)))
 LOCKSTEP_UNARY_FUNCTOR(relu, x < T(0) ? T(0) : x)  // keeps NaN
-LOCKSTEP_UNARY_FUNCTOR(clamp, x < T(p) ? T(p) : (x > T(q) ? T(q) : x))
+// The upper bound wins where they cross.
+LOCKSTEP_UNARY_FUNCTOR(clamp, x < T(p) ? (T(p) > T(q) ? T(q) : T(p)) : (x > T(q) ? T(q) : x))
 
 struct pow_scalar {
   template <typename T>
@@ -55,6 +56,7 @@ struct pow_scalar {
     if (p == 3.0) return x * x * x;
     if (p == 1.0) return x;
     if constexpr (std::is_floating_point_v<T>) {
+      if (p == 0.5) return std::sqrt(x);  // as PyTorch; differs at -0 and -inf
       return std::pow(x, static_cast<T>(p));
     } else {
       T result = 1;

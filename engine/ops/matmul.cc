@@ -209,8 +209,8 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
     sizes[sizes.size() - 1] = out;
     return linear(x.reshape({-1, in}), weight, bias).reshape(sizes);
   }
-  const Tensor y = empty_dense({rows, out}, x.dtype(), x.device());
-  backend_of(y).copy(y, alias_of(bias, {rows, out}, {0, bias.stride(0)}, bias.storage_offset()));
+  const Tensor y = empty_dense({x.size(0), out}, x.dtype(), x.device());
+  backend_of(y).copy(y, alias_of(bias, y.sizes(), {0, bias.stride(0)}, bias.storage_offset()));
   gemm_into(y, x.detach(), weight.detach().t(), true);
   if (auto node = record<AddmmBackward0>(y, x, weight, bias)) {
     if (node->needs(1)) node->save(0, x);

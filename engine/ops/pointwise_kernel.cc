@@ -192,8 +192,9 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
   if (self) {
     check(self->sizes() == sizes, "[{}] output with shape {} doesn't match the broadcast shape {}",
           name, self->sizes().str(), sizes.str());
-    check(category(self->dtype()) >= category(result),
-          "[{}] result type {} can't be cast to the desired output type {}", name, name_of(result),
+    const DType natural = dtypes == DTypes::kFloating && !is_floating(result) ? compute : result;
+    check(category(self->dtype()) >= category(natural),
+          "[{}] result type {} can't be cast to the desired output type {}", name, name_of(natural),
           name_of(self->dtype()));
     if (self->dtype() == compute) {
       launch(op, compute, *self, inputs, operands, p, q);
@@ -254,11 +255,13 @@ Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
                      ? result_type(values)
                      : (a.scalar().is_floating() || b.scalar().is_floating() ? DType::kFloat32
                                                                              : DType::kInt64);
-  if (result == DType::kBool) result = DType::kUInt8;
+  const bool to_bool = result == DType::kBool;  // computed as bytes
+  if (to_bool) result = DType::kUInt8;
   const autograd::NoGrad no_grad;
   const Tensor mask = condition.to(result);
-  return run<3>(PointwiseOp::k_where, "where", DTypes::kArithmetic, {Operand(mask), a, b}, 0, 0,
-                nullptr);
+  const Tensor y = run<3>(PointwiseOp::k_where, "where", DTypes::kArithmetic, {Operand(mask), a, b},
+                          0, 0, nullptr);
+  return to_bool ? y.to(DType::kBool) : y;
 }
 
 void binary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self,

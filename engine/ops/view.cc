@@ -45,7 +45,7 @@ Dims infer_sizes(const Dims& sizes, int64_t numel, const Dims& from) {
 // Strides that show `x` with other sizes without moving anything, if there are any: each run of
 // dimensions that lies evenly in memory is cut anew.
 std::optional<Dims> view_strides(const Tensor& x, const Dims& sizes) {
-  if (x.numel() == 0) return contiguous_strides(sizes);
+  if (x.numel() == 0 || x.dim() == 0) return contiguous_strides(sizes);
   Dims strides = Dims::filled(sizes.size(), 1);
   int target = sizes.size() - 1;
   int64_t run = 1, filled = 1;
@@ -275,6 +275,7 @@ Tensor Tensor::expand(const Dims& wanted) const {
   Dims sizes = wanted, strides = Dims::filled(wanted.size(), 0);
   for (int d = 0; d < wanted.size(); ++d) {
     const int64_t have = d < lead ? 1 : this->sizes()[d - lead];
+    check(wanted[d] >= -1, "invalid shape dimension {}", wanted[d]);
     if (wanted[d] == -1) {
       check(d >= lead, "expand: -1 is not allowed in the leading, non-existing dimension {}", d);
       sizes[d] = have;

@@ -90,13 +90,13 @@ Tensor arange(Scalar start, Scalar end, Scalar step, TensorOptions options) {
 Tensor arange(int64_t end) { return arange(0, end, 1, {DType::kInt64}); }
 
 Tensor rand(const Dims& sizes, TensorOptions options) {
-  const Tensor t = empty_dense(sizes, options.dtype, options.device);
+  const Tensor t = empty(sizes, {options.dtype, options.device});
   t.uniform_();
   return finish(t, options);
 }
 
 Tensor randn(const Dims& sizes, TensorOptions options) {
-  const Tensor t = empty_dense(sizes, options.dtype, options.device);
+  const Tensor t = empty(sizes, {options.dtype, options.device});
   t.normal_();
   return finish(t, options);
 }

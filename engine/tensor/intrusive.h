@@ -62,7 +62,7 @@ class Ptr {
     return *this;
   }
   ~Ptr() {
-    if (object_) intrusive_release(object_);
+    if (object_) intrusive_release(object_);  // NOLINT(clang-analyzer-cplusplus.NewDelete)
   }
 
   // Adopts a reference that the caller already holds (see RefCounted::try_retain).

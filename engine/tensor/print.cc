@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/tensor/check.h"
 
@@ -16,36 +17,53 @@ constexpr int64_t kThreshold = 1000;  // more elements are summarised
 constexpr int64_t kEdgeItems = 3;
 constexpr int64_t kLineWidth = 80;
 
-// How all elements of one tensor are written: decided over its non-zero finite values.
-class Style {
+// How the elements of one tensor are written, found by their row-major position. What is decided
+// for all of them together is decided over those that are shown, and for floats over the non-zero
+// finite ones among these: infinities and zeros do not widen a column.
+class Elements {
  public:
-  Style(const std::vector<double>& shown, DType dtype) : dtype_(dtype) {
-    if (is_floating(dtype)) decide(shown);
-    for (double v : shown) width_ = std::max(width_, write(v).size());
+  Elements(const Tensor& t, const std::vector<int64_t>& shown) : dtype_(t.dtype()) {
+    if (is_floating(dtype_)) {
+      floats_ = t.to_vector();
+      decide(shown);
+    } else {
+      const autograd::NoGrad no_grad;
+      const Tensor host = t.detach().to(DType::kInt64).to(Device{}).contiguous();
+      integers_.assign(host.data<int64_t>(), host.data<int64_t>() + host.numel());
+    }
+    for (int64_t i : shown) {
+      if (!is_floating(dtype_) || counts(i)) width_ = std::max(width_, write(i).size());
+    }
   }
 
-  std::string operator()(double v) const { return fmt::format("{:>{}}", write(v), width_); }
+  std::string operator()(int64_t i) const { return fmt::format("{:>{}}", write(i), width_); }
   size_t width() const { return width_; }
 
  private:
-  void decide(const std::vector<double>& shown) {
+  bool counts(int64_t i) const {
+    const double v = floats_[static_cast<size_t>(i)];
+    return std::isfinite(v) && v != 0;
+  }
+
+  void decide(const std::vector<int64_t>& shown) {
     double smallest = std::numeric_limits<double>::infinity(), largest = 0;
     integral_ = true;
-    bool any = false;
-    for (double v : shown) {
-      if (!std::isfinite(v) || v == 0) continue;
-      any = true;
+    for (int64_t i : shown) {
+      if (!counts(i)) continue;
+      const double v = floats_[static_cast<size_t>(i)];
       smallest = std::min(smallest, std::fabs(v));
       largest = std::max(largest, std::fabs(v));
       integral_ = integral_ && v == std::ceil(v);
     }
-    if (!any) return;
+    if (largest == 0) return;
     scientific_ = largest / smallest > 1000 || largest > 1e8 || (!integral_ && smallest < 1e-4);
   }
 
-  std::string write(double v) const {
-    if (dtype_ == DType::kBool) return v != 0 ? "True" : "False";
-    if (!is_floating(dtype_)) return fmt::format("{}", static_cast<int64_t>(v));
+  std::string write(int64_t i) const {
+    const auto at = static_cast<size_t>(i);
+    if (dtype_ == DType::kBool) return integers_[at] != 0 ? "True" : "False";
+    if (!is_floating(dtype_)) return fmt::format("{}", integers_[at]);
+    const double v = floats_[at];
     if (std::isnan(v)) return "nan";
     if (std::isinf(v)) return v > 0 ? "inf" : "-inf";
     if (scientific_) return fmt::format("{:.{}e}", v, kPrecision);
@@ -53,6 +71,8 @@ class Style {
   }
 
   DType dtype_;
+  std::vector<double> floats_;
+  std::vector<int64_t> integers_;  // exact, where a double would not be
   bool integral_ = false;
   bool scientific_ = false;
   size_t width_ = 0;
@@ -60,31 +80,30 @@ class Style {
 
 bool summarised(const Tensor& t) { return t.numel() > kThreshold; }
 
-// The elements that will be shown, in order; `strides` are those of `values`.
-void collect(const Tensor& t, const std::vector<double>& values, int dim, int64_t offset,
-             std::vector<double>& shown) {
+// The positions of the elements that will be shown, in order.
+void collect(const Tensor& t, int dim, int64_t position, std::vector<int64_t>& shown) {
   if (dim == t.dim()) {
-    shown.push_back(values[static_cast<size_t>(offset)]);
+    shown.push_back(position);
     return;
   }
   const int64_t stride = contiguous_strides(t.sizes())[dim];
   const int64_t n = t.sizes()[dim];
   for (int64_t i = 0; i < n; ++i) {
     if (summarised(t) && n > 2 * kEdgeItems && i == kEdgeItems) i = n - kEdgeItems;
-    collect(t, values, dim + 1, offset + i * stride, shown);
+    collect(t, dim + 1, position + i * stride, shown);
   }
 }
 
-std::string body(const Tensor& t, const std::vector<double>& values, const Style& style, int dim,
-                 int64_t offset, int64_t indent) {
-  if (t.dim() == 0) return style(values[0]);
+std::string body(const Tensor& t, const Elements& elements, int dim, int64_t position,
+                 int64_t indent) {
+  if (t.dim() == 0) return elements(0);
   const int64_t n = t.sizes()[dim];
   const int64_t stride = contiguous_strides(t.sizes())[dim];
   const bool cut = summarised(t) && n > 2 * kEdgeItems;
   std::string out = "[";
   if (dim == t.dim() - 1) {
     const int64_t per_line =
-        std::max<int64_t>(1, (kLineWidth - indent) / (static_cast<int64_t>(style.width()) + 2));
+        std::max<int64_t>(1, (kLineWidth - indent) / (static_cast<int64_t>(elements.width()) + 2));
     int64_t written = 0;
     const auto separate = [&] {
       if (written == 0) return;
@@ -99,7 +118,7 @@ std::string body(const Tensor& t, const std::vector<double>& values, const Style
         ++written;
         separate();
       }
-      out += style(values[static_cast<size_t>(offset + i * stride)]);
+      out += elements(position + i * stride);
       ++written;
     }
   } else {
@@ -111,7 +130,7 @@ std::string body(const Tensor& t, const std::vector<double>& values, const Style
         out += "..." + separator;
         i = n - kEdgeItems;
       }
-      out += body(t, values, style, dim + 1, offset + i * stride, indent + 1);
+      out += body(t, elements, dim + 1, position + i * stride, indent + 1);
     }
   }
   return out + "]";
@@ -133,10 +152,9 @@ std::string format_tensor(const Tensor& t) {
       suffixes.push_back("size=" + sizes);
     }
   } else {
-    const std::vector<double> values = t.to_vector();
-    std::vector<double> shown;
-    collect(t, values, 0, 0, shown);
-    out += body(t, values, Style(shown, t.dtype()), 0, 0, 7);
+    std::vector<int64_t> shown;
+    collect(t, 0, 0, shown);
+    out += body(t, Elements(t, shown), 0, 0, 7);
   }
   const bool implied =
       t.dtype() == DType::kFloat32 || t.dtype() == DType::kBool || t.dtype() == DType::kInt64;
@@ -146,7 +164,7 @@ std::string format_tensor(const Tensor& t) {
   if (const auto node = t.grad_fn()) {
     suffixes.push_back(fmt::format("grad_fn=<{}>", node->name()));
   } else if (t.requires_grad()) {
-    suffixes.push_back("requires_grad=True");
+    suffixes.emplace_back("requires_grad=True");
   }
   for (const auto& suffix : suffixes) out += ", " + suffix;
   return out + ")";

@@ -18,6 +18,11 @@ const TensorImpl& checked(const Ptr<TensorImpl>& impl) {
   return *impl;
 }
 
+int existing_dim(const Tensor& t, int64_t dim) {
+  check(t.dim() > 0, "Dimension specified as {} but tensor has no dimensions", dim);
+  return wrap_dim(dim, t.dim());
+}
+
 bool dense_in_order(const Dims& sizes, const Dims& strides, const int* order, int dims) {
   int64_t expected = 1;
   for (int i = dims - 1; i >= 0; --i) {
@@ -71,12 +76,15 @@ TensorImpl::TensorImpl(Ptr<Storage> storage, int64_t offset, const Dims& sizes, 
   refresh();
 }
 
-TensorImpl::~TensorImpl() {
-  if (autograd && autograd->retains_grad && autograd->grad_fn) {
-    if (auto* extras = autograd->grad_fn->extras_or_null()) {
-      std::erase_if(extras->retained, [this](const auto& entry) { return entry.second == this; });
-    }
+TensorImpl::~TensorImpl() { stop_retaining_grad(); }
+
+bool TensorImpl::stop_retaining_grad() {
+  if (!autograd || !autograd->retains_grad) return false;
+  autograd->retains_grad = false;
+  if (auto* extras = autograd->grad_fn->extras_or_null()) {
+    std::erase_if(extras->retained, [this](const auto& entry) { return entry.second == this; });
   }
+  return true;
 }
 
 void TensorImpl::refresh() {
@@ -112,8 +120,8 @@ Tensor alias_of(const Tensor& source, const Dims& sizes, const Dims& strides, in
 
 const Dims& Tensor::sizes() const { return checked(impl_).sizes; }
 const Dims& Tensor::strides() const { return checked(impl_).strides; }
-int64_t Tensor::size(int64_t d) const { return sizes()[wrap_dim(d, dim())]; }
-int64_t Tensor::stride(int64_t d) const { return strides()[wrap_dim(d, dim())]; }
+int64_t Tensor::size(int64_t d) const { return sizes()[existing_dim(*this, d)]; }
+int64_t Tensor::stride(int64_t d) const { return strides()[existing_dim(*this, d)]; }
 int Tensor::dim() const { return sizes().size(); }
 int64_t Tensor::numel() const { return checked(impl_).numel; }
 int64_t Tensor::storage_offset() const { return checked(impl_).offset; }

@@ -60,6 +60,9 @@ struct TensorImpl final : RefCounted {
     if (!autograd) autograd = std::make_unique<autograd::AutogradMeta>();
     return *autograd;
   }
+  // Undoes retain_grad(): the grad_fn forgets this tensor. Returns whether there was anything to
+  // undo.
+  bool stop_retaining_grad();
   // Recomputes what is derived from sizes and strides.
   void refresh();
 

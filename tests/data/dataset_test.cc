@@ -22,7 +22,7 @@ using test::TempDir;
 
 using Indices = std::vector<int64_t>;
 
-InMemoryDataset small(InMemoryDataset::Transform transform = {}) {
+InMemoryDataset small(const InMemoryDataset::Transform& transform = {}) {
   return InMemoryDataset({0, 255, 51, 102, 1, 2}, {7, 8, 9},
                          {.shape = {1, 2}, .mean = 0.5f, .stddev = 0.25f, .transform = transform});
 }
@@ -65,7 +65,8 @@ TEST(InMemoryDataset, WrongArguments) {
   EXPECT_THROW(small().get(Indices{0, -1}), ValueError);
   EXPECT_THROW(small().values(3), ValueError);
   EXPECT_THROW(small().label(-1), ValueError);
-  const auto make = [](size_t values, size_t labels, std::vector<int64_t> shape, float stddev) {
+  const auto make = [](size_t values, size_t labels, const std::vector<int64_t>& shape,
+                       float stddev) {
     return InMemoryDataset(Bytes(values), std::vector<int64_t>(labels),
                            {.shape = shape, .mean = 0.0f, .stddev = stddev, .transform = {}});
   };

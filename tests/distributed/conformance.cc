@@ -1,5 +1,6 @@
 #include "conformance.h"
 
+#include <algorithm>
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -69,7 +70,7 @@ T reduced(Value<T> value, ReduceOp op, int size, int64_t i) {
 
 template <typename T>
 bool same_bits(const T& a, const T& b) {
-  return std::memcmp(&a, &b, sizeof(T)) == 0;
+  return std::memcmp(&a, &b, sizeof(T)) == 0;  // NOLINT(bugprone-suspicious-memory-comparison)
 }
 template <typename T>
 std::string show(const T& value) {
@@ -313,7 +314,8 @@ void many_in_flight(ProcessGroup& group) {
     works.push_back(c % 3 == 0 ? group.broadcast(buffer, c % group.size())
                                : group.all_reduce(buffer));
   }
-  for (auto work = works.rbegin(); work != works.rend(); ++work) work->wait();
+  std::reverse(works.begin(), works.end());
+  for (auto& work : works) work.wait();
   for (int c = 0; c < kCalls; ++c) {
     const auto at = static_cast<size_t>(c);
     expect_values(data[at], counts[at], "call " + std::to_string(c), [&](int64_t i) {
@@ -359,11 +361,13 @@ void same_bits_every_time(ProcessGroup& group) {
     for (int64_t i = 0; i < kCount; ++i) data[i] = uneven<float>(group.rank(), i);
     group.all_reduce(buffer_of(data, kCount)).wait();
     if (run == 0) first.assign(data, data + kCount);
+    // NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): bits are the point
     EXPECT_EQ(std::memcmp(first.data(), data, kCount * sizeof(float)), 0) << "run " << run;
   }
   std::vector<float> all(static_cast<size_t>(kCount * group.size()));
   group.all_gather(buffer_of(all), buffer_of(first)).wait();
   for (int r = 0; r < group.size(); ++r) {
+    // NOLINTNEXTLINE(bugprone-suspicious-memory-comparison)
     EXPECT_EQ(std::memcmp(first.data(), all.data() + r * kCount, kCount * sizeof(float)), 0)
         << "rank " << r;
   }

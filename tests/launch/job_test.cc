@@ -252,7 +252,7 @@ TEST(Job, EvaluationOfDoublesAndNan) {
   const data::TensorDataset dataset(zeros({2}), tensor({0, 0}));
   with_jobs(1, options_with(1), [&](Job& job) {
     const double nan = std::numeric_limits<double>::quiet_NaN();
-    const Tensor logits = tensor({{1.0, 0.0}, {nan, nan}}, {.dtype = DType::kFloat64});
+    const Tensor logits = tensor({1.0, 0.0, nan, nan}, {.dtype = DType::kFloat64}).view({2, 2});
     EXPECT_EQ(job.evaluate(dataset, [&](const data::Batch&) { return logits; }), 0.5);
   });
 }
@@ -321,7 +321,7 @@ TEST(Job, DifferentWeightsAreAnErrorThatNamesTheRanks) {
       job.finish();
     } catch (const DistributedError& error) {
       const std::lock_guard lock(mutex);
-      errors.push_back(error.what());
+      errors.emplace_back(error.what());
     }
   });
   ASSERT_EQ(errors.size(), 4u);

@@ -9,7 +9,6 @@
 namespace lockstep::launch {
 namespace {
 
-using std::chrono::duration;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 

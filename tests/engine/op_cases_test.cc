@@ -1,0 +1,175 @@
+// Every check over every row of the op-case table.
+#include "engine/op_cases.h"
+
+#include <filesystem>
+#include <fstream>
+#include <regex>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "lockstep/engine/autograd/backward.h"
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/autograd/gradcheck.h"
+#include "lockstep/engine/ops/ops.h"
+
+#include "engine/op_case_groups.h"
+
+namespace lockstep::testing {
+
+const std::vector<OpCase>& all_op_cases() {
+  static const std::vector<OpCase> kCases = [] {
+    std::vector<OpCase> cases;
+    add_pointwise_cases(cases);
+    add_dense_cases(cases);
+    add_shape_cases(cases);
+    return cases;
+  }();
+  return kCases;
+}
+
+namespace {
+
+// |a - b| <= absolute + relative |b|. A float32 result is compared with the float64 one of the same
+// values, so this bounds the rounding of the whole op; sums here are short, except where the
+// absolute term is scaled by the largest element of the result.
+struct Tolerance {
+  double absolute, relative;
+};
+constexpr Tolerance kFloat64{1e-13, 1e-12};
+constexpr Tolerance kFloat32{1e-6, 4e-6};
+
+void expect_near(const std::vector<double>& got, const std::vector<double>& expected,
+                 Tolerance tolerance, const std::string& what) {
+  ASSERT_EQ(got.size(), expected.size()) << what;
+  double largest = 1;
+  for (double e : expected) largest = std::isfinite(e) ? std::max(largest, std::fabs(e)) : largest;
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (std::isnan(expected[i]) && std::isnan(got[i])) continue;
+    if (got[i] == expected[i]) continue;
+    ASSERT_LE(std::fabs(got[i] - expected[i]),
+              tolerance.absolute * largest + tolerance.relative * std::fabs(expected[i]))
+        << what << ", element " << i << ": got " << got[i] << ", expected " << expected[i];
+  }
+}
+
+// Weights for the backward comparisons: not all alike, the same in every precision.
+Tensor output_gradient(const Tensor& y) {
+  std::vector<float> values(static_cast<size_t>(y.numel()));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = 0.25f + static_cast<float>(i % 7) * 0.125f;
+  return from_span<float>(values, y.sizes(), {y.dtype()});
+}
+
+std::vector<Tensor> gradients(const OpCase& c, DType dtype) {
+  const auto inputs = make_inputs(c, dtype);
+  std::vector<Tensor> wanted;
+  for (const Tensor& x : inputs) {
+    if (x.requires_grad()) wanted.push_back(x);
+  }
+  const Tensor y = c.function(inputs);
+  const Tensor seed = output_gradient(y);
+  return autograd::grad(std::span(&y, 1), wanted, std::span(&seed, 1));
+}
+
+int64_t elements(const OpCase& c) {
+  int64_t n = 0;
+  for (const Input& input : c.inputs) n += input.sizes.product();
+  return n;
+}
+
+class OpTest : public ::testing::TestWithParam<OpCase> {};
+
+TEST_P(OpTest, Float64IsTheReference) {
+  const OpCase& c = GetParam();
+  if (!c.reference) return;
+  const auto inputs = make_inputs(c, DType::kFloat64);
+  std::vector<Array> arrays;
+  for (const Tensor& x : inputs) arrays.emplace_back(x);
+  const Tensor y = c.function(inputs);
+  const Array expected = c.reference(arrays);
+  // A reference may keep dimensions that the op drops, or the other way round.
+  ASSERT_EQ(y.numel(), expected.numel());
+  expect_near(y.to_vector(), expected.values, kFloat64, c.id());
+}
+
+TEST_P(OpTest, Float32IsFloat64Rounded) {
+  const OpCase& c = GetParam();
+  const Tensor wide = c.function(make_inputs(c, DType::kFloat64));
+  const Tensor narrow = c.function(make_inputs(c, DType::kFloat32));
+  ASSERT_EQ(narrow.sizes(), wide.sizes());
+  EXPECT_EQ(narrow.dtype(), wide.dtype() == DType::kFloat64 ? DType::kFloat32 : wide.dtype());
+  expect_near(narrow.to_vector(), wide.to_vector(), kFloat32, c.id());
+}
+
+TEST_P(OpTest, Float32GradientIsFloat64Rounded) {
+  const OpCase& c = GetParam();
+  if (!c.has_gradient) return;
+  const auto wide = gradients(c, DType::kFloat64), narrow = gradients(c, DType::kFloat32);
+  const auto inputs = make_inputs(c, DType::kFloat32);
+  ASSERT_FALSE(narrow.empty());
+  for (size_t i = 0, k = 0; i < inputs.size(); ++i) {
+    if (!inputs[i].requires_grad()) continue;
+    ASSERT_EQ(narrow[k].sizes(), inputs[i].sizes());
+    EXPECT_EQ(narrow[k].dtype(), DType::kFloat32);
+    expect_near(narrow[k].to_vector(), wide[k].to_vector(), kFloat32, c.id());
+    ++k;
+  }
+}
+
+TEST_P(OpTest, ResultIsOutsideTheGraphWithoutGradMode) {
+  const OpCase& c = GetParam();
+  const auto inputs = make_inputs(c, DType::kFloat32);
+  EXPECT_EQ(c.function(inputs).requires_grad(), c.has_gradient);
+  const autograd::NoGrad no_grad;
+  const Tensor y = c.function(inputs);
+  for (const Tensor& x : inputs) {
+    if (x.is_same(y)) return;  // an identity such as contiguous() of a dense tensor
+  }
+  EXPECT_FALSE(y.requires_grad());
+}
+
+TEST_P(OpTest, Gradcheck) {
+  const OpCase& c = GetParam();
+  if (!c.has_gradient || elements(c) > 100) return;
+  EXPECT_NO_THROW(autograd::gradcheck(c.function, make_inputs(c, DType::kFloat64)));
+}
+
+TEST_P(OpTest, Gradgradcheck) {
+  const OpCase& c = GetParam();
+  if (!c.has_gradient || elements(c) > 40) return;
+  EXPECT_NO_THROW(autograd::gradgradcheck(c.function, make_inputs(c, DType::kFloat64)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, OpTest, ::testing::ValuesIn(all_op_cases()),
+                         [](const auto& info) { return info.param.id(); });
+
+// Reads the declarations in engine/ops/*.h, so that a new op cannot be forgotten here.
+TEST(OpTable, CoversEveryOp) {
+  std::set<std::string> covered;
+  for (const OpCase& c : all_op_cases()) covered.insert(c.op);
+  const std::set<std::string> internal = {"layout.h", "pointwise_kernel.h", "functors.h"};
+  const std::regex declaration(R"(^(?:inline )?Tensor (\w+)\()");
+  int declarations = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(LOCKSTEP_SOURCE_DIR "/engine/ops")) {
+    if (entry.path().extension() != ".h" || internal.count(entry.path().filename())) continue;
+    std::ifstream file(entry.path());
+    for (std::string line; std::getline(file, line);) {
+      std::smatch match;
+      if (!std::regex_search(line, match, declaration)) continue;
+      if (match[1] == "operator") continue;
+      ++declarations;
+      EXPECT_TRUE(covered.count(match[1])) << match[1] << " has no row in the op-case table";
+    }
+  }
+  EXPECT_GT(declarations, 20);
+  // Members of Tensor that compute or copy.
+  for (const char* member :
+       {"view",   "reshape", "flatten", "transpose", "t",     "permute",    "squeeze", "unsqueeze",
+        "expand", "select",  "narrow",  "slice",     "clone", "contiguous", "to",      "copy_",
+        "fill_",  "zero_",   "add_",    "sub_",      "mul_",  "div_"}) {
+    EXPECT_TRUE(covered.count(member)) << member;
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::testing

@@ -1,0 +1,106 @@
+// Printed tensors and type promotion against PyTorch's (tests/golden/make_tensor_golden.py).
+#include "lockstep/engine/tensor/print.h"
+
+#include <cmath>
+#include <sstream>
+
+#include <gtest/gtest.h>
+
+#include "lockstep/engine/ops/ops.h"
+
+#include "golden/golden.h"
+
+namespace lockstep::testing {
+namespace {
+
+using Json = nlohmann::json;
+
+Tensor make(const Json& item) {
+  Dims sizes;
+  for (const Json& n : item["sizes"]) sizes.push_back(n.get<int64_t>());
+  const DType dtype = dtype_from_name(item["dtype"].get<std::string>());
+  Tensor t;
+  if (dtype == DType::kInt64) {
+    t = from_span<int64_t>(item["data"].get<std::vector<int64_t>>(), sizes);
+  } else {
+    std::vector<double> values;
+    for (const Json& v : item["data"]) {
+      values.push_back(!v.is_string() ? v.get<double>()
+                       : v == "nan"   ? std::nan("")
+                                      : (v == "inf" ? INFINITY : -INFINITY));
+    }
+    t = from_span<double>(values, sizes).to(dtype);
+  }
+  if (item["requires_grad"]) t.requires_grad_();
+  return t;
+}
+
+TEST(Print, IsPyTorchs) {
+  const Json golden = golden::read("tensor_golden.json");
+  ASSERT_GT(golden["print"].size(), 40u);
+  for (const Json& item : golden["print"]) {
+    const Tensor t = make(item);
+    EXPECT_EQ(t.str(), item["text"].get<std::string>());
+    EXPECT_EQ(format_value(item["requires_grad"] ? t.detach() : t),
+              item["value"].get<std::string>());
+  }
+}
+
+TEST(Print, ShowsTheGraph) {
+  const Tensor x = tensor({1.0, 2.0}, {.requires_grad = true});
+  EXPECT_EQ((x * 2).str(), "tensor([2., 4.], grad_fn=<MulBackward0>)");
+  EXPECT_EQ((1 - x).str(), "tensor([ 0., -1.], grad_fn=<RsubBackward1>)");
+  EXPECT_EQ(x.sum().str(), "tensor(3., grad_fn=<SumBackward0>)");
+  EXPECT_EQ(x.to(DType::kFloat64).str(),
+            "tensor([1., 2.], dtype=torch.float64, grad_fn=<ToCopyBackward0>)");
+  EXPECT_EQ(Tensor().str(), "None");
+  std::ostringstream out;
+  out << x.detach();
+  EXPECT_EQ(out.str(), "tensor([1., 2.])");
+}
+
+TEST(Print, ViewsShowTheirOwnElements) {
+  const Tensor x = arange(6).view({2, 3});
+  EXPECT_EQ(x.t().str(), "tensor([[0, 3],\n        [1, 4],\n        [2, 5]])");
+  EXPECT_EQ(x.select(1, 1).str(), "tensor([1, 4])");
+}
+
+TEST(Promotion, IsPyTorchs) {
+  const Json golden = golden::read("tensor_golden.json");
+  ASSERT_GT(golden["promote"].size(), 300u);
+  struct Kind {
+    Tensor tensor;
+    Scalar scalar = 0;
+  };
+  const auto kind = [](const std::string& name) -> Kind {
+    if (name == "number_int") return {{}, 2};
+    if (name == "number_float") return {{}, 2.5};
+    if (name == "number_bool") return {{}, true};
+    const bool zero_dim = name.back() == '0';
+    const DType dtype = dtype_from_name(zero_dim ? name.substr(0, name.size() - 1) : name);
+    return {ones(zero_dim ? Dims{} : Dims{2}, {dtype})};
+  };
+  for (const Json& row : golden["promote"]) {
+    const Kind a = kind(row[0]), b = kind(row[1]);
+    const Operand left = a.tensor.defined() ? Operand(a.tensor) : Operand(a.scalar);
+    const Operand right = b.tensor.defined() ? Operand(b.tensor) : Operand(b.scalar);
+    const std::string expected = row[2];
+    if (expected == "bool") {
+      EXPECT_THROW(add(left, right), ValueError);  // arithmetic on bool is refused
+      EXPECT_EQ(eq(left, right).dtype(), DType::kBool);
+      continue;
+    }
+    EXPECT_EQ(name_of(add(left, right).dtype()), expected) << row[0] << " + " << row[1];
+    EXPECT_EQ(name_of(mul(left, right).dtype()), expected) << row[0] << " * " << row[1];
+    // Division leaves the integers.
+    const DType wanted = dtype_from_name(expected);
+    EXPECT_EQ(div(left, right).dtype(), is_floating(wanted) ? wanted : DType::kFloat32);
+    EXPECT_EQ(lt(left, right).dtype(), DType::kBool);
+    if (a.tensor.defined() && b.tensor.defined() && a.tensor.dim() == b.tensor.dim()) {
+      EXPECT_EQ(promote(a.tensor.dtype(), b.tensor.dtype()), wanted);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::testing

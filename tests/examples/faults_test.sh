@@ -1,0 +1,149 @@
+#!/bin/bash
+# faults_test.sh <faulty_program> <fashion_mnist> <case> <mpirun and its options...>
+#
+# Something goes wrong in a training job: every rank that still lives says what and where, mpirun
+# ends within ten seconds and not with 0, and no process and no file in /dev/shm stays behind.
+set -u
+program=$1
+example=$2
+case=$3
+shift 3
+mpirun=("$@")
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+failures=0
+
+complain() {
+  echo "FAILED: $*"
+  failures=$((failures + 1))
+}
+
+# start <command...>: keeps $code and $dir/log; checks the time and what is left.
+start() {
+  local begin=$SECONDS left file
+  ls /dev/shm > "$dir/shm_before"
+  echo "\$ $*"
+  LOCKSTEP_FAULTS_TEST=$dir timeout -k 5 60 "$@" > "$dir/log" 2>&1 < /dev/null
+  code=$?
+  sed 's/^/  | /' "$dir/log"
+  echo "  exit code $code after $((SECONDS - begin)) s"
+  [ $((SECONDS - begin)) -le 10 ] || complain "took longer than 10 s"
+  sleep 0.2
+  # Processes of this job carry $dir in their environment.
+  left=$(grep -lsF "LOCKSTEP_FAULTS_TEST=$dir" /proc/[0-9]*/environ | wc -l)
+  [ "$left" -eq 0 ] || complain "$left processes are left"
+  # New and mapped by nobody means forgotten; other jobs' files are mapped.
+  for file in $(ls /dev/shm | comm -13 "$dir/shm_before" -); do
+    if [ -e "/dev/shm/$file" ] && ! grep -qsF "$file" /proc/[0-9]*/maps; then
+      complain "left in /dev/shm: $file"
+    fi
+  done
+}
+
+job() { start "${mpirun[@]}" -n "$1" "$program" --accumulate 2 --max-steps 200 "${@:2}"; }
+fails() { [ "$code" -ne 0 ] && [ "$code" -ne 124 ] || complain "exit code $code"; }
+says() { grep -qE -- "$1" "$dir/log" || complain "nobody says: $1"; }
+silent() { ! grep -qE -- "$1" "$dir/log" || complain "somebody says: $1"; }
+# every_rank_says <ranks> <but this one> <text>
+every_rank_says() {
+  local rank
+  for ((rank = 0; rank < $1; ++rank)); do
+    [ $rank -eq "$2" ] || says "^\[rank $rank/$1\] error: .*$3"
+  done
+}
+
+case $case in
+  fine)
+    for ranks in 1 3; do
+      job $ranks
+      [ "$code" -eq 0 ] || complain "exit code $code instead of 0"
+      silent 'error'
+    done
+    ;;
+  model)
+    for bad in 0 2; do
+      [ $bad -eq 0 ] && counts='8 params, while rank 1 has inconsistent 6' \
+        || counts='6 params, while rank 2 has inconsistent 8'
+      job 3 --fault model --bad-rank $bad
+      fails
+      every_rank_says 3 -1 "DDP expects same model across all ranks, but Rank 0 has $counts params"
+      silent 'epoch 1'
+    done
+    job 2 --fault shape
+    fails
+    every_rank_says 2 -1 'params\[0\] in this process with sizes \[64, 21\].*fc1.weight'
+    ;;
+  data)
+    job 2 --fault data --bad-data "$dir/nowhere"
+    fails
+    every_rank_says 2 -1 "train-images-idx3-ubyte.* $dir/nowhere"
+    # A truncated file, on one rank and on all.
+    root=${LOCKSTEP_DATA:-/usr/share/datasets}
+    for file in "$root"/*-ubyte* "$root"/fashion-mnist/*-ubyte*; do
+      [ -f "$file" ] && head -c 3000 "$file" > "$dir/$(basename "$file")"
+    done
+    job 2 --fault data --bad-data "$dir"
+    fails
+    every_rank_says 2 -1 "$dir/train-images-idx3-ubyte"
+    start "${mpirun[@]}" -n 2 "$example" --model mlp --data "$dir"
+    fails
+    every_rank_says 2 -1 "$dir/train-images-idx3-ubyte"
+    start "$example" --model mlp --data "$dir/nowhere"
+    fails
+    says "error: .*$dir/nowhere.*dataset-fashion-mnist"
+    ;;
+  usage)
+    start "${mpirun[@]}" -n 2 "$example" --modle mlp
+    fails
+    every_rank_says 2 -1 '--modle'
+    start "${mpirun[@]}" -n 2 "$example" --model vgg
+    fails
+    every_rank_says 2 -1 'vgg'
+    start "${mpirun[@]}" -n 3 "$example" --global-batch 2
+    fails
+    every_rank_says 3 -1 '--global-batch 2'
+    # On one rank only: the other one, which waits for MPI to start, hears of it from the launcher.
+    start "${mpirun[@]}" -n 1 "$program" : -n 1 "$program" --bogus
+    fails
+    says '^\[rank 1/2\] error: .*--bogus'
+    says '^\[rank 0/2\] error: '
+    ;;
+  forward)
+    for bad in 0 2; do
+      job 3 --fault forward --bad-rank $bad
+      fails
+      every_rank_says 3 -1 'deliberate failure'
+    done
+    ;;
+  backward)
+    for fault in backward-first backward-last; do
+      for bad in 0 2; do
+        job 3 --fault $fault --bad-rank $bad
+        fails
+        says "^\[rank $bad/3\] error: deliberate failure"
+        every_rank_says 3 $bad "step 3 .*rank $bad failed: deliberate failure"
+      done
+    done
+    start "$program" --accumulate 2 --fault backward-last --bad-rank 0
+    [ "$code" -eq 1 ] || complain "exit code $code instead of 1"
+    says 'error: deliberate failure'
+    ;;
+  kill)
+    for bad in 0 1; do
+      job 3 --fault kill --bad-rank $bad
+      fails
+      every_rank_says 3 $bad "rank $bad"
+    done
+    ;;
+  cancel)
+    # SIGTERM to mpirun itself, in the middle.
+    start timeout -s TERM 3 "${mpirun[@]}" -n 2 "$program" --fault slow --epochs 100
+    [ "$code" -ne 0 ] || complain "exit code 0"
+    says 'epoch|training on'
+    every_rank_says 2 -1 'terminated by signal 15'
+    ;;
+  *)
+    complain "no such case: $case"
+    ;;
+esac
+[ "$failures" -eq 0 ] && echo "PASSED" || exit 1
