@@ -27,8 +27,8 @@ class BatchTiles {
   BatchTiles(const Conv2dShape& shape, Layout layout, ConvPass pass, bool bias, int64_t most) {
     constexpr double kWorthATile = 8e6;  // multiply-adds
     const int64_t weights_per_output = shape.c / shape.groups * shape.kh * shape.kw;
-    const double work = static_cast<double>(output_image(shape)) *
-                        static_cast<double>(weights_per_output);
+    const double work =
+        static_cast<double>(output_image(shape)) * static_cast<double>(weights_per_output);
     const int64_t worth = static_cast<int64_t>(kWorthATile / work) + 1;
     images_ = std::min(std::max(worth, ceil_div(shape.n, most)), shape.n);
     count_ = ceil_div(shape.n, images_);

@@ -1,6 +1,5 @@
 #include "conformance.h"
 
-#include <algorithm>
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -314,8 +313,7 @@ void many_in_flight(ProcessGroup& group) {
     works.push_back(c % 3 == 0 ? group.broadcast(buffer, c % group.size())
                                : group.all_reduce(buffer));
   }
-  std::reverse(works.begin(), works.end());
-  for (auto& work : works) work.wait();
+  for (size_t c = works.size(); c-- > 0;) works[c].wait();
   for (int c = 0; c < kCalls; ++c) {
     const auto at = static_cast<size_t>(c);
     expect_values(data[at], counts[at], "call " + std::to_string(c), [&](int64_t i) {

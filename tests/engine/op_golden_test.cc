@@ -86,24 +86,47 @@ Tensor golden_batch_norm(const Tensors& x, const Json& args, Tensors* running) {
 const std::map<std::string, Call>& calls() {
   static const std::map<std::string, Call> kCalls = [] {
     std::map<std::string, Call> c;
-#define UNARY(op) c[#op] = [](const Tensors& x, const Json&) { return op(x[0]); };
-    UNARY(neg)
-    UNARY(abs)
-    UNARY(sign)
-    UNARY(exp)
-    UNARY(log)
-    UNARY(sqrt) UNARY(reciprocal) UNARY(sin) UNARY(cos) UNARY(tanh) UNARY(sigmoid) UNARY(relu)
-        UNARY(square) UNARY(sum) UNARY(mean) UNARY(max) UNARY(min) UNARY(norm)
+#define UNARY(op) c[#op] = [](const Tensors& x, const Json&) { return op(x[0]); }
+    UNARY(neg);
+    UNARY(abs);
+    UNARY(sign);
+    UNARY(exp);
+    UNARY(log);
+    UNARY(sqrt);
+    UNARY(reciprocal);
+    UNARY(sin);
+    UNARY(cos);
+    UNARY(tanh);
+    UNARY(sigmoid);
+    UNARY(relu);
+    UNARY(square);
+    UNARY(sum);
+    UNARY(mean);
+    UNARY(max);
+    UNARY(min);
+    UNARY(norm);
 #undef UNARY
-#define BINARY(op) c[#op] = [](const Tensors& x, const Json&) { return op(x[0], x[1]); };
-            BINARY(add) BINARY(sub) BINARY(mul) BINARY(div) BINARY(maximum) BINARY(minimum)
-                BINARY(relu_backward) BINARY(sigmoid_backward) BINARY(tanh_backward) BINARY(eq)
-                    BINARY(ne) BINARY(lt) BINARY(le) BINARY(gt) BINARY(ge) BINARY(matmul) BINARY(mm)
-                        BINARY(bmm)
+#define BINARY(op) c[#op] = [](const Tensors& x, const Json&) { return op(x[0], x[1]); }
+    BINARY(add);
+    BINARY(sub);
+    BINARY(mul);
+    BINARY(div);
+    BINARY(maximum);
+    BINARY(minimum);
+    BINARY(relu_backward);
+    BINARY(sigmoid_backward);
+    BINARY(tanh_backward);
+    BINARY(eq);
+    BINARY(ne);
+    BINARY(lt);
+    BINARY(le);
+    BINARY(gt);
+    BINARY(ge);
+    BINARY(matmul);
+    BINARY(mm);
+    BINARY(bmm);
 #undef BINARY
-                            c["clamp"] = [](const Tensors& x, const Json& a) {
-                              return clamp(x[0], a["p"], a["q"]);
-                            };
+    c["clamp"] = [](const Tensors& x, const Json& a) { return clamp(x[0], a["p"], a["q"]); };
     c["pow"] = [](const Tensors& x, const Json& a) { return pow(x[0], a["p"].get<double>()); };
     c["add_scaled"] = [](const Tensors& x, const Json& a) {
       return add_scaled(x[0], x[1], a["p"]);
