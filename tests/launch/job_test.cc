@@ -22,8 +22,6 @@
 namespace lockstep::launch {
 namespace {
 
-using distributed::ProcessGroup;
-
 // Calls `body` with a job of its own in each of `size` threads.
 void with_jobs(int size, const Options& options, const std::function<void(Job&)>& body) {
   log::start({});
