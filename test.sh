@@ -30,6 +30,7 @@ generator=()
 [[ -f build/CMakeCache.txt ]] || generator=(-G Ninja)
 mkdir -p build
 cmake -S . -B build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DLOCKSTEP_BUILD_TESTS=ON \
+  -DLOCKSTEP_WERROR=ON \
   -DLOCKSTEP_BUILD_EXAMPLES=ON -DLOCKSTEP_BUILD_BENCH=ON >build/configure.log 2>&1 || {
   cat build/configure.log >&2
   echo 'test.sh: configuring failed, see above' >&2

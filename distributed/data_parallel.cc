@@ -147,18 +147,11 @@ void DataParallel::launch_rest() {
 }
 
 void DataParallel::backward(const Tensor& loss, int64_t samples) {
-  check(loss.defined() && loss.numel() == 1,
-        "[data_parallel] backward() takes a loss of one element, got {}",
-        loss.defined() ? loss.sizes().str() : "an undefined tensor");
-  check(samples > 0, "[data_parallel] a loss over {} samples", samples);
   Accumulation* const scope = accumulation_;
   check<Error>(scope == nullptr || scope->backwards_ == 0,
                "[data_parallel] a second backward() in micro-batch {} of step {}: it needs one, so "
                "add the losses up first",
                scope ? scope->at_ : 0, step_index_);
-  const double weight =
-      scope ? static_cast<double>(samples) / static_cast<double>(scope->step_.global_samples)
-            : 1.0 / group_->size();
   const bool final = !scope || scope->last();
   if (!scope) loss_sum_ = 0.0;
   std::exception_ptr failure;
@@ -169,6 +162,16 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
     communicating_ = true;
   }
   try {
+    // In here, so that a rank with a wrong argument fails like one whose backward throws: the peers
+    // learn of it instead of waiting.
+    check(loss.defined() && loss.numel() == 1,
+          "[data_parallel] backward() takes a loss of one element, got {}",
+          loss.defined() ? loss.sizes().str() : "an undefined tensor");
+    check(samples >= 0, "[data_parallel] a loss over {} samples", samples);
+    if (scope && samples == 0) samples = scope->current().samples;
+    const double weight =
+        scope ? static_cast<double>(samples) / static_cast<double>(scope->step_.global_samples)
+              : 1.0 / group_->size();
     const autograd::NoGrad no_grad;
     loss_sum_ += weight * loss.item();
     const Tensor seed = full(loss.sizes(), weight, {loss.dtype(), loss.device()});

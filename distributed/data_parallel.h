@@ -65,10 +65,10 @@ class DataParallel {
   // Only the last one communicates. Random ops inside draw the numbers of their global micro-batch.
   Accumulation accumulate(data::Step& step);
 
-  // Backpropagates `loss`, a mean over `samples` samples. Inside accumulate() its weight is
-  // samples / the step's global samples. Outside, the call is a step of its own, and the gradients
-  // are averaged over the ranks.
-  void backward(const Tensor& loss, int64_t samples = 1);
+  // Backpropagates `loss`, a mean over `samples` samples; 0 stands for all of the micro-batch's.
+  // Inside accumulate() its weight is samples / the step's global samples. Outside, the call is a
+  // step of its own, and the gradients are averaged over the ranks.
+  void backward(const Tensor& loss, int64_t samples = 0);
 
   // Gives every rank rank 0's buffers (running statistics). Happens after every step by itself.
   void synchronize_buffers();

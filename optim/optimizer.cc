@@ -29,6 +29,13 @@ OptimizerSegment Optimizer::segment(const Tensor& parameter, State& state, int b
   check<Error>(parameter.is_contiguous() && grad.is_contiguous(),
                "[optimizer] parameters and gradients must be contiguous, got strides {} and {}",
                parameter.strides().str(), grad.strides().str());
+  const auto fits = [&](const Tensor& t) {
+    return t.dtype() == parameter.dtype() && t.sizes() == parameter.sizes();
+  };
+  check<Error>(fits(grad),
+               "[optimizer] a parameter of {} has a gradient of {}; after changing the dtype of a "
+               "model call zero_grad() and make the optimizer anew",
+               name_of(parameter.dtype()), name_of(grad.dtype()));
   OptimizerSegment s;
   s.param = parameter.data_ptr();
   s.grad = grad.data_ptr();
@@ -39,6 +46,10 @@ OptimizerSegment Optimizer::segment(const Tensor& parameter, State& state, int b
     if (!buffer.defined()) {
       buffer = zeros(parameter.sizes(), {parameter.dtype(), parameter.device()});
     }
+    check<Error>(fits(buffer),
+                 "[optimizer] a parameter of {} has a state of {}; after changing the dtype of a "
+                 "model make the optimizer anew",
+                 name_of(parameter.dtype()), name_of(buffer.dtype()));
     s.state[i] = buffer.data_ptr();
   }
   return s;

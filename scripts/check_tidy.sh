@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# clang-tidy over the library, the examples and the benchmarks, all cores. (Tests are compiled with the
-# same warnings as errors; GoogleTest's macros make tidying them slow and noisy.)
+# clang-tidy over the library, the examples and the benchmarks, all cores. (Tests are compiled with
+# the same warnings as errors; GoogleTest's macros make tidying them slow and noisy.)
 #
 #   scripts/check_tidy.sh [build folder [path regex...]]
 #

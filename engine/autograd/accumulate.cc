@@ -59,6 +59,14 @@ void accumulate_into_grad(AutogradMeta& meta, Tensor& gradient) {
 
 }  // namespace
 
+void check_replacement(const Tensor& gradient, const Tensor& replacement) {
+  check<Error>(replacement.sizes() == gradient.sizes() && replacement.dtype() == gradient.dtype() &&
+                   replacement.device() == gradient.device(),
+               "[hook] a hook returned {} of {} for a gradient of {} of {}; both must be the same",
+               replacement.sizes().str(), name_of(replacement.dtype()), gradient.sizes().str(),
+               name_of(gradient.dtype()));
+}
+
 AccumulateGrad::~AccumulateGrad() {
   const std::lock_guard lock(accumulator_mutex());
   AutogradMeta& meta = leaf_.impl()->meta();
@@ -73,7 +81,9 @@ void AccumulateGrad::apply(std::span<Tensor> gradients, std::span<Tensor>) {
     const auto hooks = meta.hooks->hooks;  // a hook may remove itself
     for (const auto& [id, hook] : hooks) {
       Tensor replacement = hook(gradient);
-      if (replacement.defined()) gradient = std::move(replacement);
+      if (!replacement.defined()) continue;
+      check_replacement(gradient, replacement);
+      gradient = std::move(replacement);
     }
   }
   if (meta.slot) {

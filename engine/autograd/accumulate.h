@@ -21,6 +21,9 @@ class AccumulateGrad final : public Node {
   Tensor leaf_;
 };
 
+// Throws unless what a tensor hook returned can stand for the gradient it was given.
+void check_replacement(const Tensor& gradient, const Tensor& replacement);
+
 // The accumulator of a leaf that requires grad.
 Ptr<Node> accumulator_of(const Tensor& leaf);
 

@@ -154,7 +154,9 @@ class Run {
       const auto hooks = list->hooks;
       for (const auto& [id, hook] : hooks) {
         Tensor replacement = hook(gradients[output_nr]);
-        if (replacement.defined()) gradients[output_nr] = std::move(replacement);
+        if (!replacement.defined()) continue;
+        check_replacement(gradients[output_nr], replacement);
+        gradients[output_nr] = std::move(replacement);
       }
     }
     for (const auto& [output_nr, impl] : extras->retained) {

@@ -77,6 +77,13 @@ void set_history(const Tensor& tensor, const Ptr<Node>& node) {
 }
 
 void check_inplace(std::string_view op, const Tensor& self, bool source_requires_grad) {
+  for (int d = 0; d < self.dim(); ++d) {
+    check<Error>(
+        self.sizes()[d] <= 1 || self.strides()[d] != 0,
+        "unsupported operation: more than one element of the written-to tensor refers to a "
+        "single memory location. Please clone() the tensor before performing the "
+        "operation.");
+  }
   if (!grad_enabled()) return;
   if (self.requires_grad() && self.is_leaf()) {
     fail<Error>("a leaf Variable that requires grad is being used in an in-place operation.");

@@ -55,7 +55,10 @@ void Tensor::set_grad(const Tensor& grad) const {
   } else {
     const autograd::NoGrad no_grad;
     meta.slot->view.copy_(grad);
-    meta.slot->state = autograd::GradientSlot::State::kAccumulating;
+    // What replaces a reduced gradient stands for the sum over the ranks, as that did.
+    if (meta.slot->state == autograd::GradientSlot::State::kEmpty) {
+      meta.slot->state = autograd::GradientSlot::State::kAccumulating;
+    }
   }
 }
 
@@ -113,6 +116,12 @@ Tensor Tensor::data_tensor() const {
 void Tensor::set_data(const Tensor& source) const {
   check(source.defined() && source.sizes() == sizes(), "[set_data] expects sizes {}, got {}",
         sizes().str(), source.defined() ? source.sizes().str() : "an undefined tensor");
+  check<Error>(
+      source.dtype() == dtype() || !impl_->autograd || !impl_->autograd->slot,
+      "[set_data] a parameter of a data-parallel model cannot change from {} to {}; convert "
+      "the model before DataParallel is made",
+      name_of(dtype()), name_of(source.dtype()));
+  if (source.dtype() != dtype() && impl_->autograd) impl_->autograd->grad = Tensor();
   impl_->storage = source.impl()->storage;
   impl_->dtype = source.dtype();
   impl_->offset = source.impl()->offset;

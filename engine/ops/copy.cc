@@ -230,7 +230,8 @@ const Tensor& Tensor::copy_(const Tensor& source) const {
   }
   {
     const autograd::NoGrad no_grad;
-    const Tensor local = source.device() == device() ? source : source.to(device());
+    const bool shared = source.impl()->storage == impl_->storage && !source.is_same(*this);
+    const Tensor local = shared ? source.clone() : source.to(device());
     backend_of(*this).copy(*this, local.sizes() == sizes() ? local : local.expand(sizes()));
   }
   autograd::bump_version(*this);

@@ -145,6 +145,14 @@ DType compute_dtype(const char* name, DTypes dtypes, DType result) {
   return result;
 }
 
+// Whether `t` shares memory with `self`, element for element in another place: written in place, it
+// would change under the reader.
+bool overlaps_otherwise(const Tensor& self, const Tensor& t) {
+  return self.impl()->storage == t.impl()->storage &&
+         !(self.data_ptr() == t.data_ptr() && self.sizes() == t.sizes() &&
+           self.strides() == t.strides());
+}
+
 template <size_t kInputs>
 Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
            const std::array<Operand, kInputs>& operands, double p, double q, const Tensor* self) {
@@ -181,7 +189,10 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
   for (size_t i = 0; i < kInputs; ++i) {
     if (!operands[i].is_tensor()) continue;
     const Tensor& t = operands[i].tensor();
-    if (t.dtype() == compute) {
+    if (t.dtype() == compute && self && overlaps_otherwise(*self, t)) {
+      converted[i] = t.clone();
+      inputs[i] = &converted[i];
+    } else if (t.dtype() == compute) {
       inputs[i] = &t;
     } else {
       converted[i] = t.to(compute);

@@ -178,9 +178,8 @@ TEST(FashionMnist, FilesMustFitTogether) {
 
 // The real data, where the package is installed: known sizes, class counts and mean.
 TEST(FashionMnist, TheDistributionsFiles) {
-  if (!std::filesystem::exists(distribution_data_dir() / "fashion-mnist")) {
-    GTEST_SKIP() << "dataset-fashion-mnist is not installed";
-  }
+  ASSERT_TRUE(std::filesystem::exists(distribution_data_dir() / "fashion-mnist"))
+      << "the package dataset-fashion-mnist is not installed";
   const auto train = fashion_mnist({}, Split::kTrain);
   const auto test = fashion_mnist({}, Split::kTest);
   ASSERT_EQ(train.size(), 60000);

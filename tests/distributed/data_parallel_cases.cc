@@ -291,7 +291,7 @@ void other_misuse(ProcessGroup& group) {
   auto step = make_step(all, group.rank(), group.size(), 1, 0);
   expect_error([&] { replicas.backward(ones({2})); }, "a loss of one element, got [2]");
   expect_error([&] { replicas.backward({}); }, "an undefined tensor");
-  expect_error([&] { replicas.backward(sum(net->fc1.weight), 0); }, "0 samples");
+  expect_error([&] { replicas.backward(sum(net->fc1.weight), -1); }, "-1 samples");
   {
     auto outer = replicas.accumulate(step);
     expect_error([&] { replicas.accumulate(step); }, "accumulate() inside accumulate()");

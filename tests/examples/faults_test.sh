@@ -136,8 +136,17 @@ case $case in
     done
     ;;
   cancel)
-    # SIGTERM to mpirun itself, in the middle.
-    start timeout -s TERM 3 "${mpirun[@]}" -n 2 "$program" --fault slow --epochs 100
+    # SIGTERM to mpirun itself, in the middle: as soon as the training has begun.
+    # shellcheck disable=SC2016  # the inner shell expands it
+    start bash -c '
+      "$@" &
+      for _ in $(seq 200); do
+        grep -q "training on" "$LOCKSTEP_FAULTS_TEST/log" && break
+        sleep 0.1
+      done
+      sleep 0.5
+      kill -TERM $!
+      wait $!' cancel "${mpirun[@]}" -n 2 "$program" --fault slow --epochs 100
     [ "$code" -ne 0 ] || complain "exit code 0"
     says 'epoch|training on'
     every_rank_says 2 -1 'terminated by signal 15'
