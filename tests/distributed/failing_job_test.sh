@@ -8,6 +8,8 @@ program=$1
 shift
 mpirun=("$@")
 failures=0
+# The exit code of a crash is looked at, so AddressSanitizer must not catch it.
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}handle_segv=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
