@@ -205,7 +205,7 @@ LOCKSTEP_POINTWISE_OPS(LOCKSTEP_OP)
 
 namespace {
 
-struct where_node final : PointwiseNode<3> {
+struct WhereBackward0 final : PointwiseNode<3> {
   static constexpr std::array<unsigned, 3> kSaves = {0, 1, 1};  // both sides read the condition
   std::string_view name() const override { return "WhereBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
@@ -220,7 +220,7 @@ struct where_node final : PointwiseNode<3> {
 
 Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
   const Tensor y = pointwise::where(condition, a, b);
-  return record<where_node, 3>(y, {condition, a, b}, where_node::kSaves, 0, 0);
+  return record<WhereBackward0, 3>(y, {condition, a, b}, WhereBackward0::kSaves, 0, 0);
 }
 
 Tensor pow(const Tensor& x, Scalar exponent) {
