@@ -15,8 +15,8 @@ struct Job::State {
   using Clock = std::chrono::steady_clock;
   using Seconds = std::chrono::duration<double>;
 
-  State(CommandLine line_, std::shared_ptr<distributed::ProcessGroup> group_)
-      : line(std::move(line_)), group(std::move(group_)) {}
+  State(CommandLine command_line, std::shared_ptr<distributed::ProcessGroup> process_group)
+      : line(std::move(command_line)), group(std::move(process_group)) {}
 
   CommandLine line;
   std::shared_ptr<distributed::ProcessGroup> group;

@@ -27,6 +27,7 @@ struct Conv2dShape {
 
   int64_t out_h() const { return (h + 2 * pad_h - dilation_h * (kh - 1) - 1) / stride_h + 1; }
   int64_t out_w() const { return (w + 2 * pad_w - dilation_w * (kw - 1) - 1) / stride_w + 1; }
+  // NOLINTNEXTLINE(modernize-use-nullptr): the check misreads a defaulted operator
   friend auto operator<=>(const Conv2dShape&, const Conv2dShape&) = default;
 };
 
