@@ -73,19 +73,23 @@ AccumulateGrad::~AccumulateGrad() {
   if (meta.accumulator == this) meta.accumulator = nullptr;
 }
 
+Tensor AccumulateGrad::run_hooks(Tensor gradient) const {
+  const AutogradMeta& meta = leaf_.impl()->meta();
+  if (!meta.hooks) return gradient;
+  const auto hooks = meta.hooks->hooks;  // a hook may remove itself
+  for (const auto& [id, hook] : hooks) {
+    Tensor replacement = hook(gradient);
+    if (!replacement.defined()) continue;
+    check_replacement(gradient, replacement);
+    gradient = std::move(replacement);
+  }
+  return gradient;
+}
+
 void AccumulateGrad::apply(std::span<Tensor> gradients, std::span<Tensor>) {
   AutogradMeta& meta = leaf_.impl()->meta();
   if (!meta.requires_grad) return;  // frozen since forward
-  Tensor gradient = std::move(gradients[0]);
-  if (meta.hooks) {
-    const auto hooks = meta.hooks->hooks;  // a hook may remove itself
-    for (const auto& [id, hook] : hooks) {
-      Tensor replacement = hook(gradient);
-      if (!replacement.defined()) continue;
-      check_replacement(gradient, replacement);
-      gradient = std::move(replacement);
-    }
-  }
+  Tensor gradient = run_hooks(std::move(gradients[0]));
   if (meta.slot) {
     accumulate_into_slot(*meta.slot, gradient);
   } else {

@@ -16,6 +16,7 @@ class AccumulateGrad final : public Node {
   std::string_view name() const override { return "AccumulateGrad"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override;
   const Tensor& leaf() const { return leaf_; }
+  Tensor run_hooks(Tensor gradient) const;  // the leaf's tensor hooks
 
  private:
   Tensor leaf_;

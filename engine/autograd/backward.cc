@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "lockstep/engine/autograd/accumulate.h"
+#include "lockstep/engine/autograd/anomaly_mode.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/gradient_slot.h"
 #include "lockstep/engine/autograd/graph_task.h"
@@ -123,11 +124,19 @@ class Run {
                                  [](const Tensor& g) { return g.defined(); });
     if (any) run_hooks(*node, gradients);
     for (const Capture& c : captures_) {
-      if (c.slot == s) captured_[c.input] = gradients[c.output_nr];
+      if (c.slot != s) continue;
+      Tensor& captured = captured_[c.input] = gradients[c.output_nr];
+      auto* leaf = dynamic_cast<AccumulateGrad*>(node);
+      if (leaf && captured.defined()) captured = leaf->run_hooks(std::move(captured));
     }
     results_.assign(node->edges().size(), Tensor());
     if (any && task_.slot(s).needed) {
       node->apply({gradients.data(), gradients.size()}, results_);
+      if (Node::Extras* extras = node->extras_or_null(); extras && extras->post_hooks) {
+        const auto hooks = extras->post_hooks->hooks;
+        for (const auto& [id, hook] : hooks) hook(results_, {gradients.data(), gradients.size()});
+      }
+      if (AnomalyMode::is_enabled()) check_for_nan(*node, gradients);
       if (!retain_graph_) node->release_saved();
     }
     gradients.clear();
@@ -148,6 +157,10 @@ class Run {
   static void run_hooks(Node& node, InlineVector<Tensor, 1>& gradients) {
     Node::Extras* extras = node.extras_or_null();
     if (!extras) return;
+    if (extras->pre_hooks) {
+      const auto hooks = extras->pre_hooks->hooks;
+      for (const auto& [id, hook] : hooks) hook({gradients.data(), gradients.size()});
+    }
     const auto lists = extras->hooks;  // a hook may add or remove hooks
     for (const auto& [output_nr, list] : lists) {
       if (!gradients[output_nr].defined()) continue;
@@ -164,6 +177,20 @@ class Run {
       if (!g.defined()) continue;
       Tensor& grad = impl->meta().grad;
       grad = grad.defined() ? grad + g : (grad_enabled() ? g.clone() : g.detach().clone());
+    }
+  }
+
+  static bool has_nan(const Tensor& t) {
+    if (!t.defined() || !is_floating(t.dtype())) return false;
+    const NoGrad no_grad;
+    return ne(t, t).to(DType::kInt64).sum().item<int64_t>() > 0;
+  }
+
+  void check_for_nan(const Node& node, InlineVector<Tensor, 1>& gradients) const {
+    if (std::any_of(gradients.begin(), gradients.end(), has_nan)) return;  // it came in
+    for (size_t i = 0; i < results_.size(); ++i) {
+      check<Error>(!has_nan(results_[i]), "Function '{}' returned nan values in its {}th output.",
+                   node.name(), i);
     }
   }
 

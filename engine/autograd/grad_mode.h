@@ -25,4 +25,19 @@ struct EnableGrad : GradMode {
   EnableGrad() : GradMode(true) {}
 };
 
+// NoGrad whose tensors stay outside autograd for good: they can neither be saved for backward nor
+// written to in place later.
+bool inference_mode_enabled();
+class InferenceMode {
+ public:
+  InferenceMode();
+  ~InferenceMode();
+  InferenceMode(const InferenceMode&) = delete;
+  InferenceMode& operator=(const InferenceMode&) = delete;
+
+ private:
+  NoGrad no_grad_;
+  bool previous_;
+};
+
 }  // namespace lockstep::autograd

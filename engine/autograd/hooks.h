@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 
 namespace lockstep {
 
@@ -12,6 +13,9 @@ namespace autograd {
 
 using TensorHook = std::function<Tensor(const Tensor& gradient)>;
 using PostAccumulateHook = std::function<void(const Tensor& leaf)>;
+// On a graph node: the gradients of its outputs; and the gradients it computed with those it got.
+using NodePreHook = std::function<void(std::span<Tensor> gradients)>;
+using NodeHook = std::function<void(std::span<Tensor> results, std::span<const Tensor> gradients)>;
 
 // Removes a hook when destroyed. Must be kept for as long as the hook is wanted; release() leaves
 // the hook in place for the tensor's life.

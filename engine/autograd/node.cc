@@ -60,8 +60,17 @@ Node::Extras& Node::extras() {
   return *extras_;
 }
 
+HookHandle Node::register_prehook(NodePreHook hook) {
+  return HookList<NodePreHook>::add(extras().pre_hooks, std::move(hook));
+}
+
+HookHandle Node::register_hook(NodeHook hook) {
+  return HookList<NodeHook>::add(extras().post_hooks, std::move(hook));
+}
+
 Edge gradient_edge(const Tensor& tensor) {
   if (!tensor.defined()) return {};
+  tensor.impl()->sync_with_base();
   const auto& meta = tensor.impl()->autograd;
   if (!meta) return {};
   if (meta->grad_fn) return {meta->grad_fn, meta->output_nr};
@@ -76,7 +85,7 @@ void set_history(const Tensor& tensor, const Ptr<Node>& node) {
   meta.requires_grad = false;
 }
 
-void check_inplace(std::string_view op, const Tensor& self, bool source_requires_grad) {
+void check_inplace(const Tensor& self) {
   for (int d = 0; d < self.dim(); ++d) {
     check<Error>(
         self.sizes()[d] <= 1 || self.strides()[d] != 0,
@@ -84,29 +93,36 @@ void check_inplace(std::string_view op, const Tensor& self, bool source_requires
         "single memory location. Please clone() the tensor before performing the "
         "operation.");
   }
+  check<Error>(!self.impl()->inference || inference_mode_enabled(),
+               "Inplace update to inference tensor outside InferenceMode is not allowed. You can "
+               "make a clone to get a normal tensor before doing inplace update.");
   if (!grad_enabled()) return;
-  if (self.requires_grad() && self.is_leaf()) {
-    fail<Error>("a leaf Variable that requires grad is being used in an in-place operation.");
-  }
   const auto& base = self.impl()->base;
-  if (base && base->requires_grad() && !base->autograd->grad_fn) {
-    fail<Error>(
-        "a view of a leaf Variable that requires grad is being used in an in-place operation.");
-  }
-  check<Error>(!base || !(self.requires_grad() || base->requires_grad() || source_requires_grad),
-               "[{}] writing through a view that autograd tracks is not supported; write to the "
-               "base tensor, build the result out of place, or detach()",
-               op);
+  const bool view_of_leaf = base && base->requires_grad() && !base->autograd->grad_fn;
+  check<Error>(
+      !view_of_leaf,
+      "a view of a leaf Variable that requires grad is being used in an in-place operation.");
+  check<Error>(!self.requires_grad() || !self.is_leaf(),
+               "a leaf Variable that requires grad is being used in an in-place operation.");
+}
+
+void replace_history(const Tensor& tensor, const Ptr<Node>& node) {
+  // Hooks see the gradient of the value they were registered on; a retained gradient is that of the
+  // tensor's last value.
+  const bool retained = tensor.impl()->stop_retaining_grad();
+  tensor.impl()->meta().hooks = nullptr;
+  set_history(tensor, node);
+  if (retained) tensor.retain_grad();
 }
 
 void rebase_history(const Tensor& self, const Ptr<Node>& node) {
-  // Hooks see the gradient of the value they were registered on; a retained gradient is that of the
-  // tensor's last value.
-  AutogradMeta& meta = self.impl()->meta();
-  const bool retained = self.impl()->stop_retaining_grad();
-  meta.hooks = nullptr;
-  set_history(self, node);
-  if (retained) self.retain_grad();
+  if (self.impl()->base) {
+    rebase_through_view(self, node);
+    self.impl()->sync_with_base();
+    return;
+  }
+  replace_history(self, node);
+  ++self.impl()->meta().history_epoch;  // its views, if it has any, start over from here
 }
 
 void bump_version(const Tensor& self) { self.impl()->storage->bump_version(); }

@@ -62,11 +62,18 @@ class Node : public RefCounted {
   // Hooks on the gradients of this node's outputs (Tensor::register_hook on a non-leaf), and the
   // tensors that keep theirs (retain_grad). Rare, so behind one pointer.
   struct Extras {
+    std::shared_ptr<HookList<NodePreHook>> pre_hooks;
+    std::shared_ptr<HookList<NodeHook>> post_hooks;
     std::vector<std::pair<uint32_t, std::shared_ptr<HookList<TensorHook>>>> hooks;
     std::vector<std::pair<uint32_t, TensorImpl*>> retained;  // a tensor removes itself when it dies
   };
   Extras& extras();
   Extras* extras_or_null() const { return extras_.get(); }
+
+  // Runs before the node, on the gradients of its outputs, or after it, on what it computed; may
+  // change them in place of the span.
+  [[nodiscard]] HookHandle register_prehook(NodePreHook hook);
+  [[nodiscard]] HookHandle register_hook(NodeHook hook);
 
  protected:
   explicit Node(uint64_t sequence_number) : sequence_number_(sequence_number) {}
@@ -86,10 +93,13 @@ Edge gradient_edge(const Tensor& tensor);
 // Makes `tensor` the next output of `node`.
 void set_history(const Tensor& tensor, const Ptr<Node>& node);
 
-// In-place operations: throws PyTorch's errors for leaves and views of leaves that require grad.
-// `source_requires_grad`: whether what is written in needs a gradient.
-void check_inplace(std::string_view op, const Tensor& self, bool source_requires_grad = false);
-// After an in-place operation: `self` is now the output of `node`.
+// The same for a tensor that has a history already; its hooks stay with the old value.
+void replace_history(const Tensor& tensor, const Ptr<Node>& node);
+
+// Before an in-place operation: throws PyTorch's errors for leaves and views of leaves that require
+// grad, and for inference tensors.
+void check_inplace(const Tensor& self);
+// After it: `self` is now the output of `node`, whose edge 0 leads to what self was.
 void rebase_history(const Tensor& self, const Ptr<Node>& node);
 void bump_version(const Tensor& self);
 

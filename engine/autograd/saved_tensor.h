@@ -1,6 +1,10 @@
 #pragma once
 
+#include <any>
+#include <memory>
+
 #include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/autograd/saved_tensor_hooks.h"
 #include "lockstep/engine/tensor/tensor.h"
 
 namespace lockstep::autograd {
@@ -17,12 +21,23 @@ class SavedTensor {
   Tensor unpack(Node* node) const;
   void reset() {
     tensor_ = Tensor();
+    packed_ = nullptr;
     released_ = saved_;
   }
   bool saved() const { return saved_; }
 
  private:
+  // What saved-tensor hooks made of the tensor, and what is needed to undo it.
+  struct Packed {
+    std::shared_ptr<SavedTensorHooks::Pair> hooks;
+    std::any value;
+    Edge edge;  // of an input: its place in the graph
+  };
+  void pack(const Tensor& tensor);
+  Tensor unpack_with_hooks(Node* node) const;
+
   Tensor tensor_;
+  std::shared_ptr<Packed> packed_;
   uint32_t version_ = 0;
   uint32_t output_nr_ = 0;
   bool is_output_ = false;

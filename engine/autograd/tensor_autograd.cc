@@ -26,10 +26,12 @@ const Tensor& Tensor::requires_grad_(bool requires_grad) const {
   return *this;
 }
 
-bool Tensor::is_leaf() const { return !impl_ || !impl_->autograd || !impl_->autograd->grad_fn; }
+bool Tensor::is_leaf() const { return !grad_fn(); }
 
 Ptr<autograd::Node> Tensor::grad_fn() const {
-  return impl_ && impl_->autograd ? impl_->autograd->grad_fn : nullptr;
+  if (!impl_) return nullptr;
+  impl_->sync_with_base();
+  return impl_->autograd ? impl_->autograd->grad_fn : nullptr;
 }
 
 uint32_t Tensor::output_nr() const { return impl_->autograd ? impl_->autograd->output_nr : 0; }

@@ -90,7 +90,7 @@ struct InplaceScale final : OpNode<3> {
 void add_into(const char* name, const Tensor& self, const Operand& other, double alpha,
               std::string_view label) {
   const bool source = other.is_tensor() && other.tensor().requires_grad();
-  autograd::check_inplace(name, self, source);
+  autograd::check_inplace(self);
   Ptr<InplaceLinear> node;
   if (autograd::grad_enabled() && (self.requires_grad() || source)) {
     node = make_ptr<InplaceLinear>();
@@ -115,7 +115,7 @@ void add_into(const char* name, const Tensor& self, const Operand& other, double
 
 void scale_into(const char* name, const Tensor& self, const Operand& other, bool divides) {
   const bool source = other.is_tensor() && other.tensor().requires_grad();
-  autograd::check_inplace(name, self, source);
+  autograd::check_inplace(self);
   Ptr<InplaceScale> node;
   if (autograd::grad_enabled() && (self.requires_grad() || source)) {
     node = make_ptr<InplaceScale>();
@@ -151,8 +151,8 @@ struct FillBackward0 final : OpNode<1> {
 };
 
 // Before an in-place write of values that do not depend on self.
-void overwrite(const char* name, const Tensor& self) {
-  autograd::check_inplace(name, self);
+void overwrite(const Tensor& self) {
+  autograd::check_inplace(self);
   autograd::bump_version(self);
   if (!autograd::grad_enabled() || !self.requires_grad()) return;
   auto node = make_ptr<FillBackward0>();
@@ -163,7 +163,7 @@ void overwrite(const char* name, const Tensor& self) {
 void randomise(const char* name, const Tensor& self, RandomKind kind, double p, double q) {
   check(is_floating(self.dtype()), "[{}] needs a floating tensor, got {}", name,
         name_of(self.dtype()));
-  overwrite(name, self);
+  overwrite(self);
   if (self.numel() == 0) return;
   const RandomKey key = next_random_key();
   const bool direct = self.is_contiguous() && size_of(self.dtype()) >= 4;
@@ -219,7 +219,7 @@ Tensor Tensor::to(Device wanted) const {
 
 const Tensor& Tensor::copy_(const Tensor& source) const {
   check(source.defined(), "[copy_] the source is undefined");
-  autograd::check_inplace("copy_", *this, source.requires_grad());
+  autograd::check_inplace(*this);
   Ptr<CopyBackwards> node;
   if (autograd::grad_enabled() && (requires_grad() || source.requires_grad())) {
     node = make_ptr<CopyBackwards>();
@@ -240,7 +240,7 @@ const Tensor& Tensor::copy_(const Tensor& source) const {
 }
 
 const Tensor& Tensor::fill_(Scalar value) const {
-  overwrite("fill_", *this);
+  overwrite(*this);
   backend_of(*this).fill(*this, value);
   return *this;
 }

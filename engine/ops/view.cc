@@ -17,7 +17,10 @@ using autograd::record;
 
 Tensor make_view(const Tensor& x, const Dims& sizes, const Dims& strides, int64_t offset) {
   Tensor y = alias_of(x, sizes, strides, offset);
-  y.impl()->base = x.impl()->base ? x.impl()->base : Ptr<TensorImpl>(x.impl());
+  TensorImpl& view = *y.impl();
+  view.base = x.impl()->base ? x.impl()->base : Ptr<TensorImpl>(x.impl());
+  x.impl()->sync_with_base();
+  view.seen_epoch = view.base->autograd ? view.base->autograd->history_epoch : 0;
   return y;
 }
 

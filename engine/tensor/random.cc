@@ -15,14 +15,21 @@ RandomKey make_random_key(uint64_t seed, RandomPurpose purpose, uint32_t step, u
   return key;
 }
 
-RandomScope::State& RandomScope::current() {
-  thread_local State state;
+namespace {
+
+RandomState& current() {
+  thread_local RandomState state;
   return state;
 }
 
+}  // namespace
+
+RandomState random_state() { return current(); }
+void set_random_state(const RandomState& state) { current() = state; }
+
 RandomScope::RandomScope(uint64_t step, uint64_t micro_batch, RandomPurpose purpose)
     : saved_(current()) {
-  State& state = current();
+  RandomState& state = current();
   state.purpose = purpose;
   state.step = static_cast<uint32_t>(step);
   state.micro_batch = static_cast<uint32_t>(micro_batch);
@@ -32,14 +39,14 @@ RandomScope::RandomScope(uint64_t step, uint64_t micro_batch, RandomPurpose purp
 RandomScope::~RandomScope() { current() = saved_; }
 
 void manual_seed(uint64_t seed) {
-  RandomScope::current() = {};
-  RandomScope::current().seed = seed;
+  current() = {};
+  current().seed = seed;
 }
 
-uint64_t current_seed() { return RandomScope::current().seed; }
+uint64_t current_seed() { return current().seed; }
 
 RandomKey next_random_key() {
-  auto& s = RandomScope::current();
+  RandomState& s = current();
   return make_random_key(s.seed, s.purpose, s.step, s.micro_batch, s.ordinal++);
 }
 

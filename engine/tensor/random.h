@@ -38,6 +38,15 @@ uint64_t current_seed();
 // The key of the next random op on this thread; counts one ordinal on.
 RandomKey next_random_key();
 
+// The calling thread's generator: to draw the same numbers again.
+struct RandomState {
+  uint64_t seed = 0;
+  RandomPurpose purpose = RandomPurpose::kProgram;
+  uint32_t step = 0, micro_batch = 0, ordinal = 0;
+};
+RandomState random_state();
+void set_random_state(const RandomState& state);
+
 // While it lives, this thread's ops draw the numbers of (step, micro_batch), from ordinal 0.
 class RandomScope {
  public:
@@ -47,16 +56,7 @@ class RandomScope {
   RandomScope& operator=(const RandomScope&) = delete;
 
  private:
-  struct State {
-    uint64_t seed = 0;
-    RandomPurpose purpose = RandomPurpose::kProgram;
-    uint32_t step = 0, micro_batch = 0, ordinal = 0;
-  };
-  static State& current();
-  State saved_;
-  friend void manual_seed(uint64_t);
-  friend uint64_t current_seed();
-  friend RandomKey next_random_key();
+  RandomState saved_;
 };
 
 }  // namespace lockstep

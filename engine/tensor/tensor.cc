@@ -73,6 +73,7 @@ void intrusive_release(const TensorImpl* impl) { impl->release(); }
 TensorImpl::TensorImpl(Ptr<Storage> storage, int64_t offset, const Dims& sizes, const Dims& strides,
                        DType dtype)
     : storage(std::move(storage)), offset(offset), sizes(sizes), strides(strides), dtype(dtype) {
+  inference = autograd::inference_mode_enabled();
   refresh();
 }
 

@@ -7,6 +7,7 @@
 
 #include "lockstep/engine/autograd/gradient_slot.h"
 #include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/autograd/view_history.h"
 #include "lockstep/engine/tensor/tensor.h"
 
 // Internal: what a Tensor handle points to.
@@ -37,6 +38,7 @@ struct AutogradMeta {
   bool requires_grad = false;  // leaves; a non-leaf requires grad through its grad_fn
   bool retains_grad = false;
   uint32_t output_nr = 0;
+  uint32_t history_epoch = 0;  // of a base: how often its history was rewritten
   Ptr<Node> grad_fn;
   Tensor grad;
   Node* accumulator = nullptr;  // weak: the graphs own it (see accumulate.cc)
@@ -55,7 +57,16 @@ struct TensorImpl final : RefCounted {
   void* data() const {
     return static_cast<char*>(storage->data()) + static_cast<size_t>(offset) * size_of(dtype);
   }
-  bool requires_grad() const { return autograd && (autograd->requires_grad || autograd->grad_fn); }
+  bool requires_grad() {
+    sync_with_base();
+    return autograd && (autograd->requires_grad || autograd->grad_fn);
+  }
+  // Brings a view's history up to date after a write through another view (view_history.h).
+  void sync_with_base() {
+    if (base && base->autograd && base->autograd->history_epoch != seen_epoch) [[unlikely]] {
+      autograd::regenerate_history(*this);
+    }
+  }
   autograd::AutogradMeta& meta() {
     if (!autograd) autograd = std::make_unique<autograd::AutogradMeta>();
     return *autograd;
@@ -73,7 +84,9 @@ struct TensorImpl final : RefCounted {
   int64_t numel;
   DType dtype;
   bool contiguous;
+  bool inference = false;  // made in inference mode
   Ptr<TensorImpl> base;  // the tensor that this one is a view of
+  uint32_t seen_epoch = 0;  // the base's history_epoch that this view's history stands for
   std::unique_ptr<autograd::AutogradMeta> autograd;
 };
 

@@ -1,0 +1,125 @@
+#include "lockstep/engine/autograd/view_history.h"
+
+#include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep::autograd {
+namespace {
+
+// Where a view lies within its base. A base is never a view itself, so it is dense: its elements,
+// in some order, are all that its storage has.
+struct Part {
+  Dims base_sizes, base_strides;
+  Dims sizes, strides;
+  int64_t offset = 0;  // from the base's first element
+
+  Tensor as_base(const Tensor& flat) const { return alias_of(flat, base_sizes, base_strides, 0); }
+  Tensor as_part(const Tensor& flat) const { return alias_of(flat, sizes, strides, offset); }
+};
+
+Part part_of(const TensorImpl& view) {
+  return {view.base->sizes, view.base->strides, view.sizes, view.strides,
+          view.offset - view.base->offset};
+}
+
+Tensor take_part(const Tensor& x, const Part& part);
+Tensor embed_part(const Tensor& g, const Part& part);
+
+struct AsStridedBackward0 final : OpNode<1> {
+  Part part;
+  std::string_view name() const override { return "AsStridedBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = embed_part(gradients[0], part);
+  }
+};
+
+struct EmbedPartBackward final : OpNode<1> {
+  Part part;
+  std::string_view name() const override { return "AsStridedBackwardBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = take_part(gradients[0], part);
+  }
+};
+
+// The part of a tensor of the base's shape, as a copy.
+Tensor take_part(const Tensor& x, const Part& part) {
+  Tensor y;
+  {
+    const NoGrad no_grad;
+    const Tensor flat = empty_dense({x.numel()}, x.dtype(), x.device());
+    part.as_base(flat).copy_(x);
+    y = part.as_part(flat).clone();
+  }
+  if (auto node = record<AsStridedBackward0>(y, x)) node->part = part;
+  return y;
+}
+
+// Its adjoint: g in the part's place, zeros elsewhere. Parts may overlap themselves (expand).
+Tensor embed_part(const Tensor& g, const Part& part) {
+  Tensor y;
+  {
+    const NoGrad no_grad;
+    const Tensor flat = zeros({part.base_sizes.product()}, {g.dtype(), g.device()});
+    Dims sizes = part.sizes, strides = part.strides;
+    Tensor source = g;
+    for (int d = sizes.size() - 1; d >= 0; --d) {
+      if (strides[d] != 0 || sizes[d] == 1) continue;
+      source = source.sum({d}, true);
+      sizes[d] = 1;
+    }
+    alias_of(flat, sizes, strides, part.offset).add_(source);
+    y = part.as_base(flat);
+  }
+  if (auto node = record<EmbedPartBackward>(y, g)) node->part = part;
+  return y;
+}
+
+// Edge 0 leads to the base's history before the write, the others to the writing op's other inputs.
+struct CopySlices final : Node {
+  Part part;
+  Ptr<Node> write;
+  std::string_view name() const override { return "CopySlices"; }
+  void release_saved() override { write->release_saved(); }
+
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& g = gradients[0];
+    std::vector<Tensor> inner = {take_part(g, part)};
+    std::vector<Tensor> inner_results(write->edges().size());
+    const Tensor covered = inner[0];
+    write->apply(inner, inner_results);
+    if (needs(0)) {
+      const Tensor passed =
+          inner_results[0].defined() ? sub(inner_results[0], covered) : neg(covered);
+      results[0] = add(g, embed_part(passed, part));
+    }
+    for (size_t i = 1; i < results.size(); ++i) results[i] = inner_results[i];
+  }
+};
+
+}  // namespace
+
+void rebase_through_view(const Tensor& view, const Ptr<Node>& node) {
+  const Tensor base(view.impl()->base);
+  auto copy = make_ptr<CopySlices>();
+  copy->part = part_of(*view.impl());
+  copy->write = node;
+  copy->add_edge(gradient_edge(base));
+  for (size_t i = 1; i < node->edges().size(); ++i) copy->add_edge(node->edges()[i]);
+  node->add_output(view);
+  replace_history(base, copy);
+  ++base.impl()->meta().history_epoch;
+}
+
+void regenerate_history(TensorImpl& view) {
+  TensorImpl& base = *view.base;
+  view.seen_epoch = base.autograd->history_epoch;
+  auto node = make_ptr<AsStridedBackward0>();
+  node->part = part_of(view);
+  node->add_edge(gradient_edge(Tensor(view.base)));
+  const Tensor handle{Ptr<TensorImpl>(&view)};
+  replace_history(handle, node);
+}
+
+}  // namespace lockstep::autograd

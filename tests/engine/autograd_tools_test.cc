@@ -1,0 +1,203 @@
+// Custom functions, checkpoints, hooks on nodes, anomaly and inference mode, the picture.
+#include <limits>
+
+#include <gtest/gtest.h>
+
+#include "lockstep/engine/autograd/anomaly_mode.h"
+#include "lockstep/engine/autograd/backward.h"
+#include "lockstep/engine/autograd/checkpoint.h"
+#include "lockstep/engine/autograd/function.h"
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/autograd/gradcheck.h"
+#include "lockstep/engine/autograd/picture.h"
+#include "lockstep/engine/ops/ops.h"
+#include "lockstep/engine/tensor/random.h"
+
+namespace lockstep {
+namespace {
+
+template <typename F>
+std::string error_of(F&& fn) {
+  try {
+    fn();
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+struct Cube : autograd::Function<Cube> {
+  static Tensor forward(autograd::FunctionContext& context, const Tensor& x) {
+    context.save_for_backward({x});
+    return x * x * x;
+  }
+  static std::vector<Tensor> backward(autograd::FunctionContext& context,
+                                      const std::vector<Tensor>& gradients) {
+    const Tensor x = context.saved_tensors()[0];
+    return {3.0 * x * x * gradients[0]};
+  }
+};
+
+// Saves its output, has two outputs and an argument that is no tensor.
+struct ScaledExp : autograd::Function<ScaledExp> {
+  static std::vector<Tensor> forward(autograd::FunctionContext& context, const Tensor& x,
+                                     double scale) {
+    const Tensor y = exp(x);
+    context.save_for_backward({y});
+    context.data = scale;
+    return {y, y * scale};
+  }
+  static std::vector<Tensor> backward(autograd::FunctionContext& context,
+                                      const std::vector<Tensor>& g) {
+    const Tensor y = context.saved_tensors()[0];
+    const auto scale = std::any_cast<double>(context.data);
+    Tensor total = g[0].defined() ? g[0] : zeros_like(y);
+    if (g[1].defined()) total = total + g[1] * scale;
+    return {total * y};
+  }
+};
+
+struct Miscounted : autograd::Function<Miscounted> {
+  static Tensor forward(autograd::FunctionContext&, const Tensor& x) { return x * 1.0; }
+  static std::vector<Tensor> backward(autograd::FunctionContext&, const std::vector<Tensor>&) {
+    return {};
+  }
+};
+
+Tensor leaf(const Dims& sizes) {
+  return randn(sizes, {.dtype = DType::kFloat64, .requires_grad = true});
+}
+
+TEST(Function, HasTheGradientItSays) {
+  manual_seed(2);
+  const auto cube = [](const std::vector<Tensor>& in) { return Cube::apply(in[0]); };
+  autograd::gradcheck(cube, {leaf({4})});
+  autograd::gradgradcheck(cube, {leaf({4})});
+  const auto both = [](const std::vector<Tensor>& in) {
+    const auto y = ScaledExp::apply(in[0], 2.0);
+    return y[0] * y[1];
+  };
+  autograd::gradcheck(both, {leaf({3})});
+  autograd::gradgradcheck(both, {leaf({3})});
+}
+
+TEST(Function, NamesItsNodeAndChecksItself) {
+  const Tensor x = tensor({2.0}, {.requires_grad = true});
+  EXPECT_EQ(Cube::apply(x).str(), "tensor([8.], grad_fn=<CubeBackward>)");
+  EXPECT_EQ(error_of([&] { Miscounted::apply(x).backward(); }),
+            "function MiscountedBackward returned an incorrect number of gradients (expected 1, "
+            "got 0)");
+  const autograd::NoGrad no_grad;
+  EXPECT_FALSE(Cube::apply(x).requires_grad());
+}
+
+TEST(Function, NoticesSavedTensorsThatChanged) {
+  const Tensor x = tensor({2.0}, {.requires_grad = true}) * 1.0;
+  const Tensor y = Cube::apply(x);
+  x.mul_(2);
+  EXPECT_NE(error_of([&] { y.backward(); }).find("modified by an inplace operation"),
+            std::string::npos);
+}
+
+TEST(Checkpoint, GivesTheSameGradientsWithTheSameRandomNumbers) {
+  manual_seed(3);
+  const Tensor w = leaf({4, 4}), x = leaf({2, 4});
+  int calls = 0;
+  const auto function = [&](const std::vector<Tensor>& in) {
+    ++calls;
+    return dropout(relu(matmul(tanh(matmul(in[0], w)), w)), 0.5, true);
+  };
+  const RandomState state = random_state();
+  function({x}).sum().backward();
+  const auto plain_w = w.grad().to_vector(), plain_x = x.grad().to_vector();
+  const Tensor next = rand({2});
+  w.set_grad({});
+  x.set_grad({});
+  set_random_state(state);
+  int accumulated = 0;
+  const auto counter = w.register_post_accumulate_grad_hook([&](const Tensor&) { ++accumulated; });
+  const Tensor y = autograd::checkpoint(function, {x});
+  EXPECT_EQ(calls, 2);
+  y.sum().backward();
+  EXPECT_EQ(calls, 3);
+  EXPECT_EQ(accumulated, 1);
+  EXPECT_EQ(w.grad().to_vector(), plain_w);
+  EXPECT_EQ(x.grad().to_vector(), plain_x);
+  EXPECT_EQ(rand({2}).to_vector(), next.to_vector());  // backward left the generator alone
+}
+
+TEST(Checkpoint, NoticesAnotherComputation) {
+  const Tensor x = tensor({1.0}, {.requires_grad = true});
+  bool first = true;
+  const Tensor y = autograd::checkpoint(
+      [&](const std::vector<Tensor>& in) {
+        const Tensor once = exp(in[0]);
+        return std::exchange(first, false) ? exp(once) : once;
+      },
+      {x});
+  EXPECT_NE(error_of([&] { y.backward(); }).find("it must compute the same thing both times"),
+            std::string::npos);
+}
+
+TEST(NodeHooks, SeeAndChangeGradients) {
+  const Tensor x = tensor({3.0}, {.requires_grad = true});
+  const Tensor y = x * x;
+  std::vector<double> seen;
+  const auto before = y.grad_fn()->register_prehook(
+      [&](std::span<Tensor> gradients) { seen.push_back(gradients[0].item()); });
+  const auto after = y.grad_fn()->register_hook(
+      [&](std::span<Tensor> results, std::span<const Tensor>) { results[0] = results[0] * 10.0; });
+  (2.0 * y).backward();
+  EXPECT_EQ(seen, std::vector<double>{2.0});
+  EXPECT_EQ(x.grad().item(), 60.0 + 6.0);  // one of the two edges was changed
+}
+
+TEST(LeafHooks, RunForGradToo) {
+  const Tensor x = tensor({3.0}, {.requires_grad = true});
+  const auto hook = x.register_hook([](const Tensor& g) { return g * 2.0; });
+  EXPECT_EQ(autograd::grad((x * x).sum(), {x})[0].item(), 12.0);
+}
+
+TEST(AnomalyMode, NamesTheOpThatMadeNan) {
+  const Tensor x = tensor({-1.0}, {.requires_grad = true});
+  const auto run = [&] { sqrt(x).sum().backward(); };
+  EXPECT_EQ(error_of(run), "no error");
+  const autograd::AnomalyMode anomaly;
+  EXPECT_EQ(error_of(run), "Function 'SqrtBackward0' returned nan values in its 0th output.");
+}
+
+TEST(InferenceMode, KeepsTensorsOutOfAutograd) {
+  const Tensor x = tensor({2.0}, {.requires_grad = true});
+  Tensor inside;
+  {
+    const autograd::InferenceMode inference;
+    inside = x * 2.0;
+    inside.add_(1.0);
+    EXPECT_FALSE(inside.requires_grad());
+  }
+  EXPECT_EQ(error_of([&] { x* inside; }),
+            "Inference tensors cannot be saved for backward. To work around you can make a clone "
+            "to get a normal tensor and use it in autograd.");
+  EXPECT_NE(error_of([&] { inside.add_(1.0); }).find("outside InferenceMode"), std::string::npos);
+  EXPECT_EQ((x * inside.clone()).item(), 10.0);
+}
+
+TEST(Picture, DrawsLeavesOpsAndTheRoot) {
+  const Tensor x = tensor({1.0, 2.0}, {.requires_grad = true});
+  const std::string dot = autograd::picture((x * x).sum(), {{"x", x}});
+  EXPECT_EQ(dot,
+            "digraph autograd {\n"
+            "  node [shape=box, style=filled, fontname=monospace, fontsize=10];\n"
+            "  n0 [label=\"SumBackward0\\n[]\", fillcolor=lightgrey];\n"
+            "  n1 [label=\"MulBackward0\\n[2]\", fillcolor=lightgrey];\n"
+            "  n2 [label=\"x\\n[2]\", fillcolor=lightblue];\n"
+            "  t0 [label=\"[]\", fillcolor=darkolivegreen1];\n"
+            "  n1 -> n0;\n"
+            "  n2 -> n1;\n"
+            "  n2 -> n1;\n"
+            "  n0 -> t0;\n"
+            "}\n");
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,84 @@
+#include <gtest/gtest.h>
+
+#include "lockstep/engine/autograd/gradcheck.h"
+#include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/ops/ops.h"
+#include "lockstep/engine/tensor/random.h"
+
+namespace lockstep {
+namespace {
+
+Tensor leaf(const Dims& sizes) {
+  return randn(sizes, {.dtype = DType::kFloat64, .requires_grad = true});
+}
+
+TEST(ViewWrites, ReachTheBaseAndItsOtherViews) {
+  const Tensor x = tensor({1.0, 2.0, 3.0}, {.requires_grad = true});
+  const Tensor base = zeros({4});
+  const Tensor written = base.narrow(0, 1, 3), other = base.narrow(0, 0, 2);
+  written.copy_(x * x);
+  EXPECT_EQ(base.str(), "tensor([0., 1., 4., 9.], grad_fn=<CopySlices>)");
+  EXPECT_EQ(written.str(), "tensor([1., 4., 9.], grad_fn=<AsStridedBackward0>)");
+  EXPECT_EQ(other.str(), "tensor([0., 1.], grad_fn=<AsStridedBackward0>)");
+  (base * tensor({1.0, 10.0, 100.0, 1000.0})).sum().backward({}, true);
+  EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{20, 400, 6000}));
+  x.set_grad({});
+  other.sum().backward();
+  EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{2, 0, 0}));
+}
+
+TEST(ViewWrites, KeepTheRestOfTheBase) {
+  const Tensor x = tensor({1.0, 2.0, 3.0}, {.requires_grad = true});
+  const Tensor y = x * 2;
+  y[1].mul_(5);
+  y.sum().backward();
+  EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{2, 10, 2}));
+}
+
+TEST(ViewWrites, OfAViewMadeBeforeTheBaseWasWritten) {
+  const Tensor x = tensor({1.0, 2.0}, {.requires_grad = true});
+  const Tensor y = x * 1;
+  const Tensor first = y[0];
+  y.mul_(3);
+  first.backward();
+  EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{3, 0}));
+}
+
+TEST(ViewWrites, DifferentiateTwice) {
+  manual_seed(1);
+  const auto function = [](const std::vector<Tensor>& in) {
+    const Tensor y = in[0] * 1.0;
+    y.view({3, 2}).t()[0].mul_(in[1]);
+    y.narrow(0, 2, 2).add_(1.0);
+    return y * y * y;
+  };
+  const std::vector<Tensor> inputs = {leaf({6}), leaf({3})};
+  autograd::gradcheck(function, inputs);
+  autograd::gradgradcheck(function, inputs);
+}
+
+TEST(ViewWrites, RetainedGradientsFollowTheLastValue) {
+  const Tensor x = tensor({1.0, 2.0}, {.requires_grad = true});
+  const Tensor y = x * 2;
+  const Tensor view = y[0];
+  y.retain_grad();
+  view.retain_grad();
+  view.mul_(10);
+  (y * y).sum().backward();
+  EXPECT_EQ(y.grad().to_vector(), (std::vector<double>{40, 8}));
+}
+
+TEST(ViewWrites, AreRefusedOnLeaves) {
+  const Tensor x = tensor({1.0, 2.0}, {.requires_grad = true});
+  try {
+    x[1].copy_(x[0]);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(),
+                 "a view of a leaf Variable that requires grad is being used in an in-place "
+                 "operation.");
+  }
+}
+
+}  // namespace
+}  // namespace lockstep
