@@ -112,6 +112,17 @@ class Backend {
   virtual void index_select(const Tensor& out, const Tensor& in, int dim, const Tensor& index) = 0;
   // out[..., index[i], ...] += in[..., i, ...]; deterministic for repeated indices.
   virtual void index_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) = 0;
+  // out[..., i, ...] = in[..., index[..., i, ...], ...]; contiguous, index of out's shape, in at
+  // least as long in the other dimensions.
+  virtual void gather(const Tensor& out, const Tensor& in, int dim, const Tensor& index) = 0;
+  // out[..., index[..., i, ...], ...] += in[..., i, ...]; contiguous, index at most in's shape;
+  // deterministic for repeated indices.
+  virtual void scatter_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) = 0;
+  // Stable; NaN counts as the largest. Contiguous, all of one shape, indices int64.
+  virtual void sort(const Tensor& values, const Tensor& indices, const Tensor& in, int dim,
+                    bool descending) = 0;
+  // Running sums along `dim`, from its end if `reverse`. Contiguous; float32 adds up in double.
+  virtual void cumsum(const Tensor& out, const Tensor& in, int dim, bool reverse) = 0;
 
   // -- dense math
   virtual void gemm(const GemmCall& call) = 0;

@@ -7,11 +7,13 @@
 #include "lockstep/engine/cpu/conv.h"
 #include "lockstep/engine/cpu/elementwise.h"
 #include "lockstep/engine/cpu/gemm.h"
+#include "lockstep/engine/cpu/indexing.h"
 #include "lockstep/engine/cpu/norm.h"
 #include "lockstep/engine/cpu/optimizer_kernels.h"
 #include "lockstep/engine/cpu/pool.h"
 #include "lockstep/engine/cpu/reduction.h"
 #include "lockstep/engine/cpu/reduction_kernels.h"
+#include "lockstep/engine/cpu/scan.h"
 #include "lockstep/engine/cpu/softmax.h"
 #include "lockstep/engine/cpu/thread_pool.h"
 #include "lockstep/engine/tensor/check.h"
@@ -148,6 +150,19 @@ class CpuBackend final : public Backend {
   }
   void index_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) override {
     add_slices(out, dim, index, in);
+  }
+  void gather(const Tensor& out, const Tensor& in, int dim, const Tensor& index) override {
+    gather_elements(out, in, dim, index);
+  }
+  void scatter_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) override {
+    scatter_add_elements(out, dim, index, in);
+  }
+  void sort(const Tensor& values, const Tensor& indices, const Tensor& in, int dim,
+            bool descending) override {
+    sort_along(values, indices, in, dim, descending);
+  }
+  void cumsum(const Tensor& out, const Tensor& in, int dim, bool reverse) override {
+    cumsum_along(out, in, dim, reverse);
   }
 
   void gemm(const GemmCall& c) override {

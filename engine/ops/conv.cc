@@ -18,7 +18,8 @@ using autograd::record;
 // The three products of a convolution are each linear in two arguments, and the derivatives of each
 // are the other two; so any order of differentiation stays within these functions.
 Tensor input_gradient(const Tensor& gy, const Tensor& weight, const Dims& x_sizes,
-                      const Conv2dParams& params);
+                      const Conv2dParams& params,
+                      std::string_view label = "ConvolutionBackwardInputBackward0");
 Tensor weight_gradient(const Tensor& gy, const Tensor& x, const Dims& w_sizes,
                        const Conv2dParams& params);
 
@@ -59,7 +60,8 @@ struct ConvolutionBackward0 final : OpNode<2> {
 struct InputGradientBackward final : OpNode<2> {
   Conv2dParams params;
   Dims w_sizes;
-  std::string_view name() const override { return "ConvolutionBackwardInputBackward0"; }
+  std::string_view label = "ConvolutionBackwardInputBackward0";
+  std::string_view name() const override { return label; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     const Tensor& g = gradients[0];
     if (needs(0)) results[0] = conv2d(g, saved(1), {}, params);
@@ -79,12 +81,13 @@ struct WeightGradientBackward final : OpNode<2> {
 };
 
 Tensor input_gradient(const Tensor& gy, const Tensor& weight, const Dims& x_sizes,
-                      const Conv2dParams& params) {
+                      const Conv2dParams& params, std::string_view label) {
   const Tensor dense = activation_layout(gy.detach());
   const Tensor gx = empty_in_layout_of(dense, x_sizes);
   backend_of(gy).conv2d_input_gradient(gx, dense, weight.detach().contiguous(), params);
   if (auto node = record<InputGradientBackward>(gx, gy, weight)) {
     node->params = params;
+    node->label = label;
     node->w_sizes = weight.sizes();
     node->save(0, gy);
     node->save(1, weight);
@@ -152,6 +155,62 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
     if (node->needs(0)) node->save(1, weight);
   }
   return y;
+}
+
+// The adjoint of conv2d with respect to its input is the transposed convolution itself.
+Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                        const ConvTranspose2dParams& params) {
+  check(x.dim() == 4 && weight.dim() == 4,
+        "[conv_transpose2d] expects x (N, C, H, W) and weight (C, O / groups, KH, KW), got {} and "
+        "{}",
+        x.sizes().str(), weight.sizes().str());
+  check(x.size(1) == weight.size(0) && params.groups >= 1 && x.size(1) % params.groups == 0,
+        "Given transposed=1, weight of size {}, expected input{} to have {} channels, but got {} "
+        "channels instead",
+        weight.sizes().str(), x.sizes().str(), weight.size(0), x.size(1));
+  const int64_t channels = weight.size(1) * params.groups;
+  check(!bias.defined() || (bias.dim() == 1 && bias.size(0) == channels),
+        "[conv_transpose2d] bias must be [{}], got {}", channels,
+        bias.defined() ? bias.sizes().str() : "");
+  check(x.dtype() == weight.dtype(), "Input type ({}) and weight type ({}) should be the same",
+        name_of(x.dtype()), name_of(weight.dtype()));
+  check(x.dtype() == DType::kFloat32 || x.dtype() == DType::kFloat64,
+        "[conv_transpose2d] supports float32 and float64, got {}", name_of(x.dtype()));
+  Conv2dParams convolution;
+  convolution.groups = params.groups;
+  Dims sizes = {x.size(0), channels, 0, 0};
+  for (int i = 0; i < 2; ++i) {
+    check(params.stride[i] > 0 && params.dilation[i] > 0 && params.padding[i] >= 0,
+          "[conv_transpose2d] stride {} and dilation {} must be positive, padding {} not negative",
+          params.stride[i], params.dilation[i], params.padding[i]);
+    check(params.output_padding[i] >= 0 && (params.output_padding[i] < params.stride[i] ||
+                                            params.output_padding[i] < params.dilation[i]),
+          "output padding must be smaller than either stride or dilation, but got "
+          "output_padding: {} stride: {} dilation: {}",
+          params.output_padding[i], params.stride[i], params.dilation[i]);
+    convolution.stride[i] = params.stride[i];
+    convolution.padding[i] = params.padding[i];
+    convolution.dilation[i] = params.dilation[i];
+    sizes[2 + i] = (x.size(2 + i) - 1) * params.stride[i] - 2 * params.padding[i] +
+                   params.dilation[i] * (weight.size(2 + i) - 1) + params.output_padding[i] + 1;
+    check(sizes[2 + i] > 0, "[conv_transpose2d] the output would have size {} along dimension {}",
+          sizes[2 + i], 2 + i);
+  }
+  const Tensor y = input_gradient(x, weight, sizes, convolution, "ConvolutionBackward0");
+  return bias.defined() ? add(y, bias.view({channels, 1, 1})) : y;
+}
+
+Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias,
+              const Conv1dParams& params) {
+  check(x.dim() == 3 && weight.dim() == 3,
+        "[conv1d] expects x (N, C, L) and weight (O, C / groups, K), got {} and {}",
+        x.sizes().str(), weight.sizes().str());
+  Conv2dParams flat;
+  flat.stride[1] = params.stride;
+  flat.padding[1] = params.padding;
+  flat.dilation[1] = params.dilation;
+  flat.groups = params.groups;
+  return conv2d(x.unsqueeze(2), weight.unsqueeze(2), bias, flat).squeeze(2);
 }
 
 }  // namespace lockstep

@@ -48,6 +48,27 @@ LOCKSTEP_UNARY_FUNCTOR(sigmoid, T(1) / (T(1) + std::exp(-x)))
 LOCKSTEP_UNARY_FUNCTOR(relu, x < T(0) ? T(0) : x)  // keeps NaN
 // The upper bound wins where they cross.
 LOCKSTEP_UNARY_FUNCTOR(clamp, x < T(p) ? (T(p) > T(q) ? T(q) : T(p)) : (x > T(q) ? T(q) : x))
+LOCKSTEP_UNARY_FUNCTOR(rsqrt, T(1) / std::sqrt(x))
+LOCKSTEP_UNARY_FUNCTOR(log1p, std::log1p(x))
+LOCKSTEP_UNARY_FUNCTOR(expm1, std::expm1(x))
+LOCKSTEP_UNARY_FUNCTOR(tan, std::tan(x))
+LOCKSTEP_UNARY_FUNCTOR(erf, std::erf(x))
+LOCKSTEP_UNARY_FUNCTOR(silu, x / (T(1) + std::exp(-x)))
+LOCKSTEP_UNARY_FUNCTOR(softplus, x* T(p) > T(q) ? x : std::log1p(std::exp(x * T(p))) / T(p))
+LOCKSTEP_UNARY_FUNCTOR(leaky_relu, x > T(0) ? x : x * T(p))
+LOCKSTEP_UNARY_FUNCTOR(elu, x > T(0) ? x : T(p) * std::expm1(x))
+LOCKSTEP_UNARY_FUNCTOR(hardtanh, x < T(p) ? T(p) : (x > T(q) ? T(q) : x))
+
+// x P(X < x) of a standard normal X (Hendrycks and Gimpel, arXiv 1606.08415), and the paper's
+// approximation of it by tanh.
+inline constexpr double kSqrtHalf = 0.70710678118654752440;
+inline constexpr double kInvSqrt2Pi = 0.39894228040143267794;
+inline constexpr double kSqrt2OverPi = 0.79788456080286535588;
+inline constexpr double kGeluCubic = 0.044715;
+LOCKSTEP_UNARY_FUNCTOR(gelu_erf, T(0.5) * x * (T(1) + std::erf(x * T(kSqrtHalf))))
+LOCKSTEP_UNARY_FUNCTOR(gelu_tanh,
+                       T(0.5) * x *
+                           (T(1) + std::tanh(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x))))
 
 struct pow_scalar {
   template <typename T>
@@ -80,6 +101,49 @@ LOCKSTEP_BINARY_FUNCTOR(relu_backward, b > T(0) ? a : T(0))
 LOCKSTEP_BINARY_FUNCTOR(sigmoid_backward, a*(b*(T(1) - b)))
 LOCKSTEP_BINARY_FUNCTOR(tanh_backward, a*(T(1) - b * b))
 LOCKSTEP_BINARY_FUNCTOR(clamp_backward, b >= T(p) && b <= T(q) ? a : T(0))
+LOCKSTEP_BINARY_FUNCTOR(hardtanh_backward, b <= T(p) || b >= T(q) ? T(0) : a)
+LOCKSTEP_BINARY_FUNCTOR(leaky_relu_backward, b > T(0) ? a : a * T(p))
+LOCKSTEP_BINARY_FUNCTOR(elu_backward, b > T(0) ? a : a * T(p) * std::exp(b))
+LOCKSTEP_BINARY_FUNCTOR(softplus_backward, b* T(p) > T(q) ? a : a / (T(1) + std::exp(-b * T(p))))
+LOCKSTEP_BINARY_FUNCTOR(gelu_erf_backward, a*(T(0.5) * (T(1) + std::erf(b * T(kSqrtHalf))) +
+                                              b * T(kInvSqrt2Pi) * std::exp(T(-0.5) * b * b)))
+
+struct silu_backward {
+  template <typename T>
+  LOCKSTEP_HD static T apply(T g, T x, double = 0, double = 0) {
+    const T s = T(1) / (T(1) + std::exp(-x));
+    return g * s * (T(1) + x * (T(1) - s));
+  }
+};
+
+struct gelu_tanh_backward {
+  template <typename T>
+  LOCKSTEP_HD static T apply(T g, T x, double = 0, double = 0) {
+    const T t = std::tanh(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x));
+    const T slope = T(kSqrt2OverPi) * (T(1) + T(3 * kGeluCubic) * x * x);
+    return g * T(0.5) * (T(1) + t + x * (T(1) - t * t) * slope);
+  }
+};
+
+// Integers to negative powers are 0, but for 1 and -1.
+struct pow_tensor {
+  template <typename T>
+  LOCKSTEP_HD static T apply(T a, T b, double = 0, double = 0) {
+    if constexpr (std::is_floating_point_v<T>) {
+      return std::pow(a, b);
+    } else {
+      if constexpr (std::is_signed_v<T>) {
+        if (b < 0) return a == T(1) ? T(1) : (a == T(-1) ? ((b & 1) ? T(-1) : T(1)) : T(0));
+      }
+      T result = 1;
+      for (T n = b; n > 0; n = static_cast<T>(n >> 1)) {
+        if (n & 1) result = static_cast<T>(result * a);
+        a = static_cast<T>(a * a);
+      }
+      return result;
+    }
+  }
+};
 
 LOCKSTEP_COMPARE_FUNCTOR(eq, ==)
 LOCKSTEP_COMPARE_FUNCTOR(ne, !=)
@@ -87,6 +151,8 @@ LOCKSTEP_COMPARE_FUNCTOR(lt, <)
 LOCKSTEP_COMPARE_FUNCTOR(le, <=)
 LOCKSTEP_COMPARE_FUNCTOR(gt, >)
 LOCKSTEP_COMPARE_FUNCTOR(ge, >=)
+LOCKSTEP_COMPARE_FUNCTOR(logical_and, &&)
+LOCKSTEP_COMPARE_FUNCTOR(logical_or, ||)
 
 struct where {
   template <typename T>

@@ -2,6 +2,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
@@ -12,14 +13,13 @@ namespace {
 using autograd::OpNode;
 using autograd::record;
 
-Tensor index_add_to_zeros(const Tensor& g, const Dims& sizes, int dim, const Tensor& index);
-
 struct IndexSelectBackward0 final : OpNode<1> {
   int dim = 0;
   Dims sizes;
   std::string_view name() const override { return "IndexSelectBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    results[0] = index_add_to_zeros(gradients[0], sizes, dim, saved(0));
+    const Tensor& g = gradients[0];
+    results[0] = index_add(zeros(sizes, {g.dtype(), g.device()}), dim, saved(0), g);
   }
 };
 
@@ -27,37 +27,108 @@ struct IndexAddBackward0 final : OpNode<1> {
   int dim = 0;
   std::string_view name() const override { return "IndexAddBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    results[0] = index_select(gradients[0], dim, saved(0));
+    if (needs(0)) results[0] = gradients[0];
+    if (needs(1)) results[1] = index_select(gradients[0], dim, saved(0));
   }
 };
 
-Tensor index_add_to_zeros(const Tensor& g, const Dims& sizes, int dim, const Tensor& index) {
-  const Tensor y = zeros(sizes, {g.dtype(), g.device()});
-  backend_of(g).index_add(y, dim, index, g.detach().contiguous());
-  if (auto node = record<IndexAddBackward0>(y, g)) {
-    node->dim = dim;
-    node->save(0, index);
+// Rows of a table picked by flat positions: x.reshape({rows, width})[positions], of any shape.
+struct RowsBackward : OpNode<1> {
+  Dims sizes;  // of x
+  int64_t rows = 0, width = 0;
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor positions = saved(0);
+    const Tensor g = gradients[0].reshape({positions.numel(), width});
+    const Tensor zero = zeros({rows, width}, {g.dtype(), g.device()});
+    results[0] = index_add(zero, 0, positions, g).reshape(sizes);
+  }
+};
+struct IndexBackward0 final : RowsBackward {
+  std::string_view name() const override { return "IndexBackward0"; }
+};
+struct MaskedSelectBackward0 final : RowsBackward {
+  std::string_view name() const override { return "MaskedSelectBackward0"; }
+};
+
+template <typename NodeType>
+Tensor take_rows(const Tensor& x, int64_t rows, int64_t width, const Tensor& positions,
+                 const Dims& sizes) {
+  const Tensor y = empty_dense(sizes, x.dtype(), x.device());
+  const Tensor dense = x.detach().contiguous();
+  const Tensor table = alias_of(dense, {rows, width}, {width, 1}, dense.storage_offset());
+  backend_of(x).index_select(alias_of(y, {positions.numel(), width}, {width, 1}, 0), table, 0,
+                             positions);
+  if (auto node = record<NodeType>(y, x)) {
+    node->sizes = x.sizes();
+    node->rows = rows;
+    node->width = width;
+    node->save(0, positions);
   }
   return y;
+}
+
+struct EmbeddingBackward0 final : OpNode<1> {
+  Dims sizes;
+  int64_t padding = -1;
+  std::string_view name() const override { return "EmbeddingBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor positions = saved(0);
+    Tensor g = gradients[0].reshape({positions.numel(), sizes[1]});
+    if (padding >= 0) g = masked_fill(g, eq(positions, padding).unsqueeze(1), 0);
+    results[0] = index_add(zeros(sizes, {g.dtype(), g.device()}), 0, positions, g);
+  }
+};
+
+// Reads the indices on the host, since a wrong one must not reach a kernel.
+Tensor checked_index(const char* op, const Tensor& index, int dim, int64_t size) {
+  check(index.dim() <= 1 && index.dtype() == DType::kInt64,
+        "{}(): Index is supposed to be a vector of int64, got {} of {}", op, index.sizes().str(),
+        name_of(index.dtype()));
+  const Tensor host = index.reshape({-1}).to(Device{}).contiguous();
+  for (int64_t i = 0; i < host.numel(); ++i) {
+    const int64_t at = host.data<int64_t>()[i];
+    check(at >= 0 && at < size, "index out of range in self: {} for dimension {} with size {}", at,
+          dim, size);
+  }
+  return index.reshape({-1}).contiguous();
+}
+
+// What index() was given, masks replaced by what they select; undefined for whole dimensions.
+std::vector<Tensor> plain_indices(const Tensor& x, const std::vector<Tensor>& indices) {
+  std::vector<Tensor> plain;
+  for (const Tensor& index : indices) {
+    if (!index.defined()) {
+      plain.push_back(index);
+    } else if (index.dtype() == DType::kBool) {
+      for (int d = 0; d < index.dim(); ++d) {
+        const int at = static_cast<int>(plain.size()) + d;
+        check(at < x.dim() && index.size(d) == x.size(at),
+              "The shape of the mask {} at index {} does not match the shape of the indexed tensor "
+              "{} at index {}",
+              index.sizes().str(), d, x.sizes().str(), at);
+      }
+      const Tensor places = nonzero(index);
+      for (int d = 0; d < index.dim(); ++d) plain.push_back(places.select(1, d));
+    } else {
+      check(index.dtype() == DType::kInt64,
+            "tensors used as indices must be long, byte or bool tensors, got {}",
+            name_of(index.dtype()));
+      plain.push_back(index);
+    }
+  }
+  check(static_cast<int>(plain.size()) <= x.dim(), "too many indices for tensor of dimension {}",
+        x.dim());
+  return plain;
 }
 
 }  // namespace
 
 Tensor index_select(const Tensor& x, int64_t dim, const Tensor& index) {
-  check(index.dim() <= 1 && index.dtype() == DType::kInt64,
-        "index_select(): Index is supposed to be a vector of int64, got {} of {}",
-        index.sizes().str(), name_of(index.dtype()));
   check(x.dim() > 0, "index_select() cannot be applied to a 0-dim tensor.");
   const int d = wrap_dim(dim, x.dim());
-  const Tensor host = index.reshape({-1}).to(Device{}).contiguous();
-  for (int64_t i = 0; i < host.numel(); ++i) {
-    const int64_t at = host.data<int64_t>()[i];
-    check(at >= 0 && at < x.size(d), "index out of range in self: {} for dimension {} with size {}",
-          at, d, x.size(d));
-  }
+  const Tensor flat_index = checked_index("index_select", index, d, x.size(d));
   Dims sizes = x.sizes();
-  sizes[d] = host.numel();
-  const Tensor flat_index = index.reshape({-1}).contiguous();
+  sizes[d] = flat_index.numel();
   const Tensor y = empty_dense(sizes, x.dtype(), x.device());
   backend_of(x).index_select(y, x.detach().contiguous(), d, flat_index);
   if (auto node = record<IndexSelectBackward0>(y, x)) {
@@ -67,5 +138,158 @@ Tensor index_select(const Tensor& x, int64_t dim, const Tensor& index) {
   }
   return y;
 }
+
+Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& source) {
+  check(x.dim() > 0 && x.dim() == source.dim(),
+        "index_add(): self {} and source {} must have the same, non-zero number of dimensions",
+        x.sizes().str(), source.sizes().str());
+  check(x.dtype() == source.dtype(),
+        "index_add(): self ({}) and source ({}) must have the same scalar type", name_of(x.dtype()),
+        name_of(source.dtype()));
+  const int d = wrap_dim(dim, x.dim());
+  const Tensor flat_index = checked_index("index_add", index, d, x.size(d));
+  Dims expected = x.sizes();
+  expected[d] = flat_index.numel();
+  check(source.sizes() == expected,
+        "index_add(): source of {} does not match self of {} with {} indices along dimension {}",
+        source.sizes().str(), x.sizes().str(), flat_index.numel(), d);
+  const Tensor y = empty_dense(x.sizes(), x.dtype(), x.device());
+  backend_of(x).copy(y, x);
+  backend_of(x).index_add(y, d, flat_index, source.detach().contiguous());
+  if (auto node = record<IndexAddBackward0>(y, x, source)) {
+    node->dim = d;
+    node->save(0, flat_index);
+  }
+  return y;
+}
+
+// The indexed dimensions go to the front, where the indices become one flat position; if they were
+// neighbours, the dimensions of the result that they stand for go back to where they were.
+Tensor index(const Tensor& x, const std::vector<Tensor>& indices) {
+  const std::vector<Tensor> plain = plain_indices(x, indices);
+  Dims order, rest;
+  int first = -1, last = -1;
+  Dims shape;
+  for (int d = 0; d < x.dim(); ++d) {
+    const bool indexed =
+        d < static_cast<int>(plain.size()) && plain[static_cast<size_t>(d)].defined();
+    if (!indexed) {
+      rest.push_back(d);
+      continue;
+    }
+    if (first < 0) first = d;
+    last = d;
+    order.push_back(d);
+    shape = broadcast_shapes(shape, plain[static_cast<size_t>(d)].sizes());
+  }
+  if (order.empty()) return x;
+  const int count = order.size();
+  const bool neighbours = last - first + 1 == count;
+  for (int64_t d : rest) order.push_back(d);
+  const Tensor front = x.permute(order);
+  int64_t rows = 1;
+  Tensor positions;
+  {
+    const autograd::NoGrad no_grad;
+    for (int k = 0; k < count; ++k) {
+      const auto dim = static_cast<size_t>(order[k]);
+      const int64_t n = front.size(k);
+      const Tensor host = plain[dim].to(Device{}).contiguous();
+      for (int64_t i = 0; i < host.numel(); ++i) {
+        const int64_t at = host.data<int64_t>()[i];
+        check(at >= -n && at < n, "index {} is out of bounds for dimension {} with size {}", at,
+              dim, n);
+      }
+      const Tensor wrapped = where(lt(plain[dim], 0), add(plain[dim], n), plain[dim]);
+      positions = positions.defined() ? add(mul(positions, n), wrapped) : wrapped;
+      rows *= n;
+    }
+    positions = positions.expand(shape).reshape({-1}).contiguous();
+  }
+  Dims sizes = shape;
+  int64_t width = 1;
+  for (int k = count; k < front.dim(); ++k) {
+    sizes.push_back(front.size(k));
+    width *= front.size(k);
+  }
+  const Tensor y = take_rows<IndexBackward0>(front, rows, width, positions, sizes);
+  if (!neighbours || first == 0) return y;
+  Dims back;
+  for (int d = 0; d < first; ++d) back.push_back(shape.size() + d);
+  for (int d = 0; d < shape.size(); ++d) back.push_back(d);
+  for (int d = shape.size() + first; d < y.dim(); ++d) back.push_back(d);
+  return y.permute(back);
+}
+
+Tensor nonzero(const Tensor& x) {
+  const autograd::NoGrad no_grad;
+  const Tensor host = ne(x, 0).to(Device{}).contiguous();
+  const bool* set = host.data<bool>();
+  std::vector<int64_t> places;
+  int64_t count = 0;
+  for (int64_t i = 0; i < host.numel(); ++i) {
+    if (!set[i]) continue;
+    ++count;
+    int64_t rest = i;
+    places.resize(places.size() + static_cast<size_t>(x.dim()));
+    for (int d = 0; d < x.dim(); ++d) {
+      places[places.size() - 1 - static_cast<size_t>(d)] = rest % x.size(x.dim() - 1 - d);
+      rest /= x.size(x.dim() - 1 - d);
+    }
+  }
+  return from_span<int64_t>(places, {count, x.dim()}).to(x.device());
+}
+
+Tensor masked_select(const Tensor& x, const Tensor& mask) {
+  check(mask.dtype() == DType::kBool,
+        "masked_select: expected BoolTensor for mask, but got mask of {}", name_of(mask.dtype()));
+  const Dims sizes = broadcast_shapes(x.sizes(), mask.sizes());
+  const Tensor full = x.expand(sizes);
+  const Tensor positions = nonzero(mask.expand(sizes).reshape({-1})).reshape({-1});
+  return take_rows<MaskedSelectBackward0>(full, full.numel(), 1, positions, {positions.numel()});
+}
+
+Tensor embedding(const Tensor& indices, const Tensor& weight, int64_t padding_idx) {
+  check(weight.dim() == 2, "'weight' must be 2-D");
+  const Tensor flat = checked_index("embedding", indices.reshape({-1}), 0, weight.size(0));
+  Dims sizes = indices.sizes();
+  sizes.push_back(weight.size(1));
+  const Tensor y = empty_dense(sizes, weight.dtype(), weight.device());
+  backend_of(weight).index_select(
+      alias_of(y, {flat.numel(), weight.size(1)}, {weight.size(1), 1}, 0),
+      weight.detach().contiguous(), 0, flat);
+  if (auto node = record<EmbeddingBackward0>(y, weight)) {
+    node->sizes = weight.sizes();
+    node->padding = padding_idx;
+    node->save(0, flat);
+  }
+  return y;
+}
+
+Tensor one_hot(const Tensor& x, int64_t classes) {
+  check(x.dtype() == DType::kInt64, "one_hot is only applicable to index tensor.");
+  check(x.numel() > 0 || classes > 0, "Can not infer total number of classes from empty tensor.");
+  if (x.numel() > 0) {
+    check(x.min().item<int64_t>() >= 0, "Class values must be non-negative.");
+    const auto largest = x.max().item<int64_t>();
+    if (classes == -1) classes = largest + 1;
+    check(largest < classes, "Class values must be smaller than num_classes.");
+  }
+  return eq(x.unsqueeze(-1), arange(classes).to(x.device())).to(DType::kInt64);
+}
+
+Tensor Tensor::index(const std::vector<Tensor>& indices) const {
+  return lockstep::index(*this, indices);
+}
+Tensor Tensor::index_select(int64_t dim, const Tensor& index) const {
+  return lockstep::index_select(*this, dim, index);
+}
+Tensor Tensor::index_add(int64_t dim, const Tensor& index, const Tensor& source) const {
+  return lockstep::index_add(*this, dim, index, source);
+}
+Tensor Tensor::masked_select(const Tensor& mask) const {
+  return lockstep::masked_select(*this, mask);
+}
+Tensor Tensor::nonzero() const { return lockstep::nonzero(*this); }
 
 }  // namespace lockstep

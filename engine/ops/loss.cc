@@ -1,11 +1,8 @@
 #include "lockstep/engine/ops/loss.h"
 
 #include "lockstep/engine/autograd/op_node.h"
-#include "lockstep/engine/backend.h"
-#include "lockstep/engine/ops/index.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
-#include "lockstep/engine/ops/softmax.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
@@ -16,55 +13,6 @@ namespace {
 using autograd::OpNode;
 using autograd::record;
 
-// For each row i of (N, C) the element index[i], and the adjoint, which puts g back there.
-Tensor put_per_row(const Tensor& g, const Tensor& positions, const Dims& sizes);
-Tensor take_per_row(const Tensor& x, const Tensor& positions);
-
-struct NllLossBackward0 final : OpNode<1> {
-  Dims sizes;
-  std::string_view name() const override { return "NllLossBackward0"; }
-  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    results[0] = put_per_row(gradients[0], saved(0), sizes);
-  }
-};
-
-struct NllLossBackwardBackward0 final : OpNode<1> {
-  std::string_view name() const override { return "NllLossBackwardBackward0"; }
-  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    results[0] = take_per_row(gradients[0], saved(0));
-  }
-};
-
-Tensor take_per_row(const Tensor& x, const Tensor& positions) {
-  const Tensor y = empty_dense(positions.sizes(), x.dtype(), x.device());
-  backend_of(x).index_select(y, x.detach().contiguous().view({-1}), 0, positions);
-  if (auto node = record<NllLossBackward0>(y, x)) {
-    node->sizes = x.sizes();
-    node->save(0, positions);
-  }
-  return y;
-}
-
-Tensor put_per_row(const Tensor& g, const Tensor& positions, const Dims& sizes) {
-  const Tensor y = zeros(sizes, {g.dtype(), g.device()});
-  backend_of(g).index_add(alias_of(y, {y.numel()}, {1}, 0), 0, positions, g.detach().contiguous());
-  if (auto node = record<NllLossBackwardBackward0>(y, g)) node->save(0, positions);
-  return y;
-}
-
-// Row i's position in the flattened (N, C) tensor. Reads the targets on the host: they are checked.
-Tensor flat_positions(const Tensor& target, int64_t classes) {
-  const Tensor host = target.to(Device{}).contiguous();
-  const Tensor positions = empty_dense(host.sizes(), DType::kInt64, Device{});
-  const int64_t* t = host.data<int64_t>();
-  int64_t* p = positions.data<int64_t>();
-  for (int64_t i = 0; i < host.numel(); ++i) {
-    check(t[i] >= 0 && t[i] < classes, "Target {} is out of bounds.", t[i]);
-    p[i] = i * classes + t[i];
-  }
-  return positions.to(target.device());
-}
-
 Tensor reduced(const Tensor& losses, Reduction reduction) {
   switch (reduction) {
     case Reduction::kNone:
@@ -73,34 +21,139 @@ Tensor reduced(const Tensor& losses, Reduction reduction) {
       return mean(losses);
     case Reduction::kSum:
       return sum(losses);
+    case Reduction::kBatchMean:
+      return div(sum(losses), losses.dim() > 0 ? losses.size(0) : 1);
   }
   return losses;
 }
 
+// A loss of x and target with the losses' slopes in closed form.
+struct Mse {
+  static constexpr std::string_view kName = "MseLossBackward0";
+  static Tensor value(const Tensor& x, const Tensor& t, double) { return square(sub(x, t)); }
+  static Tensor x_slope(const Tensor& x, const Tensor& t, double) { return mul(sub(x, t), 2); }
+  static Tensor target_slope(const Tensor& x, const Tensor& t, double) { return mul(sub(t, x), 2); }
+};
+
+struct SmoothL1 {
+  static constexpr std::string_view kName = "SmoothL1LossBackward0";
+  static Tensor value(const Tensor& x, const Tensor& t, double beta) {
+    const Tensor distance = abs(sub(x, t));
+    if (beta == 0) return distance;
+    return where(lt(distance, beta), div(mul(square(distance), 0.5), beta),
+                 sub(distance, 0.5 * beta));
+  }
+  static Tensor x_slope(const Tensor& x, const Tensor& t, double beta) {
+    const Tensor d = sub(x, t);
+    return beta == 0 ? sign(d) : clamp(div(d, beta), -1, 1);
+  }
+  static Tensor target_slope(const Tensor& x, const Tensor& t, double beta) {
+    return x_slope(t, x, beta);
+  }
+};
+
+struct BinaryCrossEntropy {
+  static constexpr std::string_view kName = "BinaryCrossEntropyBackward0";
+  static Tensor floored(const Tensor& logarithm) { return maximum(logarithm, -100.0); }
+  static Tensor value(const Tensor& x, const Tensor& t, double) {
+    return sub(mul(sub(t, 1), floored(log1p(neg(x)))), mul(t, floored(log(x))));
+  }
+  static Tensor x_slope(const Tensor& x, const Tensor& t, double) {
+    return div(sub(x, t), maximum(mul(sub(1, x), x), 1e-12));
+  }
+  static Tensor target_slope(const Tensor& x, const Tensor&, double) {
+    return sub(floored(log1p(neg(x))), floored(log(x)));
+  }
+};
+
+template <typename Loss>
+struct LossNode final : OpNode<2> {
+  Reduction reduction = Reduction::kMean;
+  Dims sizes, x_sizes, target_sizes;
+  double p = 0;
+  std::string_view name() const override { return Loss::kName; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor x = saved(0), t = saved(1);
+    const Tensor g = reduction == Reduction::kMean
+                         ? div(gradients[0], static_cast<double>(sizes.product()))
+                         : gradients[0];
+    if (needs(0)) results[0] = sum_to_size(mul(Loss::x_slope(x, t, p), g), x_sizes).to(x.dtype());
+    if (needs(1)) {
+      results[1] = sum_to_size(mul(Loss::target_slope(x, t, p), g), target_sizes).to(t.dtype());
+    }
+  }
+};
+
+template <typename Loss>
+Tensor loss(const Tensor& x, const Tensor& target, Reduction reduction, double p) {
+  Tensor y;
+  Dims sizes;
+  {
+    const autograd::NoGrad no_grad;
+    const Tensor losses = Loss::value(x, target, p);
+    sizes = losses.sizes();
+    y = reduced(losses, reduction);
+  }
+  if (auto node = record<LossNode<Loss>>(y, x, target)) {
+    node->reduction = reduction;
+    node->sizes = sizes;
+    node->x_sizes = x.sizes();
+    node->target_sizes = target.sizes();
+    node->p = p;
+    node->save(0, x);
+    node->save(1, target);
+  }
+  return y;
+}
+
 }  // namespace
 
-Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target, Reduction reduction) {
-  check(log_probabilities.dim() == 2 && target.dim() == 1,
-        "[nll_loss] expects log-probabilities (N, C) and target (N), got {} and {}",
-        log_probabilities.sizes().str(), target.sizes().str());
-  check(log_probabilities.size(0) == target.size(0),
-        "Expected input batch_size ({}) to match target batch_size ({}).",
-        log_probabilities.size(0), target.size(0));
-  check(target.dtype() == DType::kInt64, "[nll_loss] target must be int64, got {}",
-        name_of(target.dtype()));
-  const Tensor positions = flat_positions(target, log_probabilities.size(1));
-  return reduced(neg(take_per_row(log_probabilities, positions)), reduction);
-}
-
-Tensor cross_entropy(const Tensor& logits, const Tensor& target, Reduction reduction) {
-  check(logits.dim() == 2, "[cross_entropy] expects logits (N, C), got {}", logits.sizes().str());
-  return nll_loss(log_softmax(logits, 1), target, reduction);
-}
-
 Tensor mse_loss(const Tensor& x, const Tensor& target, Reduction reduction) {
-  check(x.sizes() == target.sizes(), "[mse_loss] input {} and target {} must have the same size",
-        x.sizes().str(), target.sizes().str());
-  return reduced(square(x - target), reduction);
+  return loss<Mse>(x, target, reduction, 0);
+}
+
+Tensor l1_loss(const Tensor& x, const Tensor& target, Reduction reduction) {
+  return reduced(abs(sub(x, target)), reduction);
+}
+
+Tensor smooth_l1_loss(const Tensor& x, const Tensor& target, Reduction reduction, double beta) {
+  check(beta >= 0, "smooth_l1_loss does not support negative values for beta.");
+  return loss<SmoothL1>(x, target, reduction, beta);
+}
+
+Tensor binary_cross_entropy(const Tensor& x, const Tensor& target, const Tensor& weight,
+                            Reduction reduction) {
+  check(x.sizes() == target.sizes(),
+        "Using a target size ({}) that is different to the input size ({}) is deprecated. Please "
+        "ensure they have the same size.",
+        target.sizes().str(), x.sizes().str());
+  if (x.numel() > 0 && x.device().is_cpu()) {
+    const autograd::NoGrad no_grad;
+    const bool inside = min(x).item() >= 0 && max(x).item() <= 1;
+    check(inside, "all elements of input should be between 0 and 1");
+  }
+  if (!weight.defined()) return loss<BinaryCrossEntropy>(x, target, reduction, 0);
+  return reduced(mul(loss<BinaryCrossEntropy>(x, target, Reduction::kNone, 0), weight), reduction);
+}
+
+// (1 - t) x + (1 + (w - 1) t) log(1 + exp(-x)).
+Tensor binary_cross_entropy_with_logits(const Tensor& x, const Tensor& target, const Tensor& weight,
+                                        const Tensor& pos_weight, Reduction reduction) {
+  check(x.sizes() == target.sizes(), "Target size ({}) must be the same as input size ({})",
+        target.sizes().str(), x.sizes().str());
+  Tensor rest = softplus(neg(x), 1, 40);  // beyond 40 the correction is below the last bit
+  if (pos_weight.defined()) rest = mul(add(mul(sub(pos_weight, 1), target), 1), rest);
+  Tensor losses = add(mul(sub(1, target), x), rest);
+  if (weight.defined()) losses = mul(losses, weight);
+  return reduced(losses, reduction);
+}
+
+Tensor kl_div(const Tensor& x, const Tensor& target, Reduction reduction, bool log_target) {
+  if (log_target) return reduced(mul(exp(target), sub(target, x)), reduction);
+  // t log(t) is 0 at 0, and so is its slope here.
+  const Tensor zero = le(target, 0);
+  const Tensor entropy = masked_fill(mul(target, log(masked_fill(target, zero, 1))), zero, 0);
+  return reduced(sub(entropy, mul(target, x)), reduction);
 }
 
 }  // namespace lockstep

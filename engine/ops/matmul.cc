@@ -219,4 +219,49 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   return y;
 }
 
+namespace {
+
+struct ScaledAddmmBackward final : OpNode<2> {
+  double beta = 1, alpha = 1;
+  Dims c_sizes;
+  std::string_view name() const override { return "AddmmBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& g = gradients[0];
+    if (needs(0)) results[0] = mul(sum_to_size(g, c_sizes), beta);
+    if (needs(1)) results[1] = mul(mm(g, saved(1).t()), alpha);
+    if (needs(2)) results[2] = mul(mm(saved(0).t(), g), alpha);
+  }
+};
+
+}  // namespace
+
+Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b, double beta, double alpha) {
+  Tensor y;
+  {
+    const autograd::NoGrad no_grad;
+    const Tensor product = mm(a, b);
+    const Tensor bias = c.expand(product.sizes());
+    const Tensor scaled = alpha == 1 ? product : mul(product, alpha);
+    y = beta == 0 ? scaled : add_scaled(scaled, bias, beta);
+  }
+  if (auto node = record<ScaledAddmmBackward>(y, c, a, b)) {
+    node->beta = beta;
+    node->alpha = alpha;
+    node->c_sizes = c.sizes();
+    node->save(0, a);
+    node->save(1, b);
+  }
+  return y;
+}
+
+Tensor outer(const Tensor& a, const Tensor& b) {
+  check(a.dim() == 1, "outer: Expected 1-D argument self, but got {}-D", a.dim());
+  check(b.dim() == 1, "outer: Expected 1-D argument vec2, but got {}-D", b.dim());
+  return mul(a.unsqueeze(1), b);
+}
+
+Tensor Tensor::matmul(const Tensor& other) const { return lockstep::matmul(*this, other); }
+Tensor Tensor::mm(const Tensor& other) const { return lockstep::mm(*this, other); }
+Tensor Tensor::bmm(const Tensor& other) const { return lockstep::bmm(*this, other); }
+
 }  // namespace lockstep

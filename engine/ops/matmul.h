@@ -13,5 +13,9 @@ Tensor mm(const Tensor& a, const Tensor& b);
 Tensor bmm(const Tensor& a, const Tensor& b);
 // x W^T + bias: x (..., in), weight (out, in), bias (out) or undefined.
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
+// beta c + alpha a b: a (M, K), b (K, N), c broadcast to (M, N).
+Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b, double beta = 1, double alpha = 1);
+// a_i b_j of two vectors.
+Tensor outer(const Tensor& a, const Tensor& b);
 
 }  // namespace lockstep

@@ -5,8 +5,10 @@
 
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/saved_tensor.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/functors.h"
 #include "lockstep/engine/ops/pointwise_kernel.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -48,6 +50,45 @@ Tensor extreme_gradient(const Tensor& g, const Operand& winner, const Operand& l
   return extreme_gradient(g, winner, loser);
 }
 
+constexpr double kTwoOverSqrtPi = 1.12837916709551257390;
+
+// Second derivatives of the activations, in differentiable ops.
+Tensor gelu_erf_second(const Operand& x) {  // pdf(x) (2 - x^2)
+  const Tensor squared = mul(x, x);
+  return mul(mul(exp(mul(squared, -0.5)), functor::kInvSqrt2Pi), sub(2, squared));
+}
+// With u = k (x + c x^3) and t = tanh(u): (1 - t^2) (u' + x u'' / 2 - x t u'^2).
+Tensor gelu_tanh_second(const Operand& x) {
+  constexpr double k = functor::kSqrt2OverPi, c = functor::kGeluCubic;
+  const Tensor squared = mul(x, x);
+  const Tensor t = tanh(mul(mul(x, add(mul(squared, c), 1)), k));
+  const Tensor slope = mul(add(mul(squared, 3 * c), 1), k);
+  const Tensor bend = sub(mul(squared, 3 * k * c), mul(mul(x, t), mul(slope, slope)));
+  return mul(sub(1, mul(t, t)), add(slope, bend));
+}
+Tensor silu_second(const Operand& x) {  // s (1 - s) (2 + x (1 - 2 s))
+  const Tensor s = sigmoid(mul(x, 1));
+  return mul(mul(s, sub(1, s)), add(mul(x, sub(1, mul(s, 2))), 2));
+}
+Tensor softplus_second(const Tensor& ga, const Operand& x, double beta, double threshold) {
+  const Tensor s = sigmoid(mul(x, beta));
+  return where(gt(mul(x, beta), threshold), zeros_like(ga), mul(ga, mul(mul(s, sub(1, s)), beta)));
+}
+
+// d a^b / d a, which is 0 for b = 0 even where a = 0.
+Tensor pow_base_gradient(const Tensor& g, const Operand& a, const Operand& b) {
+  return where(eq(b, 0), 0.0, mul(g, mul(b, pow_tensor(a, sub(b, 1)))));
+}
+// d a^b / d b = a^b log(a), 0 where a = 0 and b >= 0.
+Tensor pow_exponent_gradient(const Tensor& g, const Operand& a, const Operand& b) {
+  const Tensor y = pow_tensor(a, b);
+  const Tensor slope =
+      mul(y, a.is_tensor() ? Operand(log(a.tensor())) : std::log(a.scalar().to<double>()));
+  if (!a.is_tensor() && a.scalar().to<double>() != 0) return mul(g, slope);
+  const Tensor flat = a.is_tensor() ? logical_and(eq(a, 0), ge(b, 0)) : ge(b, 0);
+  return where(flat, 0.0, mul(g, slope));
+}
+
 template <int kArity>
 class PointwiseNode : public Node {
  public:
@@ -85,9 +126,11 @@ class PointwiseNode : public Node {
   }
 
  protected:
-  // `number - tensor` has a name of its own in PyTorch.
+  // `number - tensor` and `number ** tensor` have names of their own in PyTorch.
   std::string_view name_of_binary(std::string_view name) const {
-    return number_first && name == "SubBackward0" ? "RsubBackward1" : name;
+    if (!number_first) return name;
+    if (name == "SubBackward0") return "RsubBackward1";
+    return name == "PowBackward1" ? "PowBackward2" : name;
   }
   Tensor fit(Tensor gradient, int i) const {
     gradient = sum_to_size(gradient, sizes[i]);
@@ -232,6 +275,65 @@ Tensor pow(const Tensor& x, Scalar exponent) {
   return pow_scalar(x, exponent.to<double>());
 }
 
+Tensor pow(const Tensor& x, const Tensor& exponent) { return pow_tensor(x, exponent); }
+Tensor pow(Scalar base, const Tensor& exponent) { return pow_tensor(base, exponent); }
+
 Tensor square(const Tensor& x) { return pow(x, 2); }
+
+Tensor gelu(const Tensor& x, std::string_view approximate) {
+  if (approximate == "none") return gelu_erf(x);
+  check(approximate == "tanh", "approximate argument must be either none or tanh.");
+  return gelu_tanh(x);
+}
+
+namespace {
+
+struct MaskedFillBackward0 final : autograd::OpNode<1> {
+  Dims sizes;
+  std::string_view name() const override { return "MaskedFillBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& g = gradients[0];
+    const Tensor mask = saved(0);
+    if (needs(0)) results[0] = sum_to_size(masked_fill(g, mask, 0), sizes);
+    if (needs(1)) results[1] = sum_to_size(where(mask, g, zeros_like(g)), {});
+  }
+};
+
+}  // namespace
+
+Tensor masked_fill(const Tensor& x, const Tensor& mask, const Operand& value) {
+  check(mask.dtype() == DType::kBool, "masked_fill only supports boolean masks, but got mask of {}",
+        name_of(mask.dtype()));
+  const Tensor number = value.is_tensor() ? value.tensor() : Tensor();
+  check(!number.defined() || number.dim() == 0,
+        "masked_fill only supports a 0-dimensional value tensor, but got tensor with {} "
+        "dimension(s).",
+        number.defined() ? number.dim() : 0);
+  Tensor y;
+  {
+    const autograd::NoGrad no_grad;
+    y = where(mask, value, x).to(x.dtype());
+  }
+  if (auto node = autograd::record<MaskedFillBackward0>(y, x, number)) {
+    node->sizes = x.sizes();
+    node->save(0, mask);
+  }
+  return y;
+}
+
+Tensor Tensor::exp() const { return lockstep::exp(*this); }
+Tensor Tensor::log() const { return lockstep::log(*this); }
+Tensor Tensor::sqrt() const { return lockstep::sqrt(*this); }
+Tensor Tensor::abs() const { return lockstep::abs(*this); }
+Tensor Tensor::sin() const { return lockstep::sin(*this); }
+Tensor Tensor::cos() const { return lockstep::cos(*this); }
+Tensor Tensor::tanh() const { return lockstep::tanh(*this); }
+Tensor Tensor::sigmoid() const { return lockstep::sigmoid(*this); }
+Tensor Tensor::relu() const { return lockstep::relu(*this); }
+Tensor Tensor::pow(Scalar exponent) const { return lockstep::pow(*this, exponent); }
+Tensor Tensor::clamp(double low, double high) const { return lockstep::clamp(*this, low, high); }
+Tensor Tensor::masked_fill(const Tensor& mask, Scalar value) const {
+  return lockstep::masked_fill(*this, mask, value);
+}
 
 }  // namespace lockstep

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <concepts>
+#include <string_view>
 
 #include "lockstep/engine/ops/pointwise_list.h"
 #include "lockstep/engine/tensor/tensor.h"
@@ -49,7 +50,21 @@ LOCKSTEP_POINTWISE_OPS(LOCKSTEP_OP)
 
 // x to a number; integer tensors take non-negative integers only.
 Tensor pow(const Tensor& x, Scalar exponent);
+Tensor pow(const Tensor& x, const Tensor& exponent);
+Tensor pow(Scalar base, const Tensor& exponent);
 Tensor square(const Tensor& x);
+
+// PyTorch's defaults for the activations that have parameters.
+inline Tensor softplus(const Tensor& x, double beta = 1) { return softplus(x, beta, 20); }
+inline Tensor leaky_relu(const Tensor& x) { return leaky_relu(x, 0.01); }
+inline Tensor elu(const Tensor& x) { return elu(x, 1); }
+inline Tensor hardtanh(const Tensor& x) { return hardtanh(x, -1, 1); }
+// approximate: "none" or "tanh".
+Tensor gelu(const Tensor& x, std::string_view approximate = "none");
+
+inline Tensor logical_not(const Tensor& x) { return eq(x, 0); }
+// x with `value`, a number or a 0-d tensor, where the bool `mask` is true; has x's dtype.
+Tensor masked_fill(const Tensor& x, const Tensor& mask, const Operand& value);
 
 // Sums `gradient` over the dimensions along which `sizes` was broadcast: broadcasting undone.
 Tensor sum_to_size(const Tensor& gradient, const Dims& sizes);
@@ -72,6 +87,12 @@ inline Tensor operator+(Scalar a, const Tensor& b) { return add(b, a); }
 inline Tensor operator-(Scalar a, const Tensor& b) { return sub(a, b); }
 inline Tensor operator*(Scalar a, const Tensor& b) { return mul(b, a); }
 inline Tensor operator/(Scalar a, const Tensor& b) { return mul(reciprocal(b), a); }
+inline Tensor operator==(Scalar a, const Tensor& b) { return eq(a, b); }
+inline Tensor operator!=(Scalar a, const Tensor& b) { return ne(a, b); }
+inline Tensor operator<(Scalar a, const Tensor& b) { return lt(a, b); }
+inline Tensor operator<=(Scalar a, const Tensor& b) { return le(a, b); }
+inline Tensor operator>(Scalar a, const Tensor& b) { return gt(a, b); }
+inline Tensor operator>=(Scalar a, const Tensor& b) { return ge(a, b); }
 inline Tensor operator-(const Tensor& x) { return neg(x); }
 
 }  // namespace lockstep

@@ -10,7 +10,7 @@
 //   OP(name, Unary2, ...)                                      f(x, p, q)
 //   OP(name, Binary, dtypes, Node, saved for a, gradient of a, saved for b, gradient of b)  f(a, b)
 //   OP(name, Binary1, ...), OP(name, Binary2, ...)             f(a, b, p), f(a, b, p, q)
-//   OP(name, Compare, kAny)                                    bool f(a, b), no gradient
+//   OP(name, Compare, kAny)                                    bool f(a, b), no gradient; eq to ge
 //   OP(name, Where, ...)                                       f(condition, a, b)
 //
 // dtypes: kArithmetic (integers stay integers), kFloating (integers become float32), kAny (bool
@@ -50,10 +50,40 @@
      mul(mul(g, a), mul(b, -2)))                                                                   \
   OP(clamp_backward, Binary2, kArithmetic, ClampBackwardBackward0, kB, clamp_backward(g, b, p, q), \
      kNone, zeros_like(g))                                                                         \
+  OP(rsqrt, Unary, kFloating, RsqrtBackward0, kY, mul(mul(g, -0.5), pow_scalar(y, 3)))             \
+  OP(log1p, Unary, kFloating, Log1PBackward0, kX, div(g, add(x, 1)))                               \
+  OP(expm1, Unary, kFloating, Expm1Backward0, kY, mul(g, add(y, 1)))                               \
+  OP(tan, Unary, kFloating, TanBackward0, kY, mul(g, add(mul(y, y), 1)))                           \
+  OP(erf, Unary, kFloating, ErfBackward0, kX, mul(g, mul(exp(neg(mul(x, x))), kTwoOverSqrtPi)))    \
+  OP(gelu_erf, Unary, kFloating, GeluBackward0, kX, gelu_erf_backward(g, x))                       \
+  OP(gelu_tanh, Unary, kFloating, GeluBackward0, kX, gelu_tanh_backward(g, x))                     \
+  OP(silu, Unary, kFloating, SiluBackward0, kX, silu_backward(g, x))                               \
+  OP(softplus, Unary2, kFloating, SoftplusBackward0, kX, softplus_backward(g, x, p, q))            \
+  OP(leaky_relu, Unary1, kFloating, LeakyReluBackward0, kX, leaky_relu_backward(g, x, p))          \
+  OP(elu, Unary1, kFloating, EluBackward0, kX, elu_backward(g, x, p))                              \
+  OP(hardtanh, Unary2, kArithmetic, HardtanhBackward0, kX, hardtanh_backward(g, x, p, q))          \
+  OP(pow_tensor, Binary, kArithmetic, PowBackward1, kA | kB, pow_base_gradient(g, a, b), kA | kB,  \
+     pow_exponent_gradient(g, a, b))                                                               \
+  OP(gelu_erf_backward, Binary, kFloating, GeluBackwardBackward0, kB, gelu_erf_backward(g, b),     \
+     kA | kB, mul(mul(g, a), gelu_erf_second(b)))                                                  \
+  OP(gelu_tanh_backward, Binary, kFloating, GeluBackwardBackward0, kB, gelu_tanh_backward(g, b),   \
+     kA | kB, mul(mul(g, a), gelu_tanh_second(b)))                                                 \
+  OP(silu_backward, Binary, kFloating, SiluBackwardBackward0, kB, silu_backward(g, b), kA | kB,    \
+     mul(mul(g, a), silu_second(b)))                                                               \
+  OP(softplus_backward, Binary2, kFloating, SoftplusBackwardBackward0, kB,                         \
+     softplus_backward(g, b, p, q), kA | kB, softplus_second(mul(g, a), b, p, q))                  \
+  OP(leaky_relu_backward, Binary1, kFloating, LeakyReluBackwardBackward0, kB,                      \
+     leaky_relu_backward(g, b, p), kNone, zeros_like(g))                                           \
+  OP(elu_backward, Binary1, kFloating, EluBackwardBackward0, kB, elu_backward(g, b, p), kA | kB,   \
+     sub(elu_backward(mul(g, a), b, p), relu_backward(mul(g, a), b)))                              \
+  OP(hardtanh_backward, Binary2, kArithmetic, HardtanhBackwardBackward0, kB,                       \
+     hardtanh_backward(g, b, p, q), kNone, zeros_like(g))                                          \
   OP(eq, Compare, kAny)                                                                            \
   OP(ne, Compare, kAny)                                                                            \
   OP(lt, Compare, kAny)                                                                            \
   OP(le, Compare, kAny)                                                                            \
   OP(gt, Compare, kAny)                                                                            \
+  OP(logical_and, Compare, kAny)                                                                   \
+  OP(logical_or, Compare, kAny)                                                                    \
   OP(ge, Compare, kAny)                                                                            \
   OP(where, Where, kArithmetic)

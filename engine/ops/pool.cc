@@ -1,7 +1,13 @@
 #include "lockstep/engine/ops/pool.h"
 
+#include <optional>
+#include <vector>
+
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/ops/extreme.h"
+#include "lockstep/engine/ops/join.h"
 #include "lockstep/engine/ops/layout.h"
+#include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
@@ -149,5 +155,54 @@ Tensor avg_pool2d(const Tensor& x, const Pool2dParams& params) {
 
 Tensor max_pool2d(const Tensor& x, int64_t kernel) { return max_pool2d(x, square_window(kernel)); }
 Tensor avg_pool2d(const Tensor& x, int64_t kernel) { return avg_pool2d(x, square_window(kernel)); }
+
+namespace {
+
+// One dimension's windows: window(x, i) is the reduction over the i-th, which keeps size 1.
+template <typename Reduce>
+Tensor over_windows(const Tensor& x, int dim, int64_t outputs, Reduce&& reduce) {
+  const int64_t n = x.size(dim);
+  std::vector<Tensor> parts;
+  for (int64_t i = 0; i < outputs; ++i) {
+    const int64_t begin = i * n / outputs, end = ((i + 1) * n + outputs - 1) / outputs;
+    parts.push_back(reduce(x.narrow(dim, begin, end - begin), dim));
+  }
+  return cat(parts, dim);
+}
+
+void check_adaptive(const char* name, const Tensor& x, int64_t height, int64_t width) {
+  check(x.dim() == 4 && x.size(2) > 0 && x.size(3) > 0,
+        "{}(): Expected input to have non-zero size for non-batch dimensions, but input has sizes "
+        "{}",
+        name, x.sizes().str());
+  check(height > 0 && width > 0, "{}(): output sizes must be positive, got {} and {}", name, height,
+        width);
+}
+
+// Equal windows side by side, which the ordinary kernels do; none where sizes do not divide.
+std::optional<Pool2dParams> even_windows(const Tensor& x, int64_t height, int64_t width) {
+  if (x.size(2) % height != 0 || x.size(3) % width != 0) return std::nullopt;
+  const int64_t h = x.size(2) / height, w = x.size(3) / width;
+  return Pool2dParams{.kernel = {h, w}, .stride = {h, w}};
+}
+
+}  // namespace
+
+Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width) {
+  check_adaptive("adaptive_avg_pool2d", x, height, width);
+  if (height == 1 && width == 1) return mean(x, {2, 3}, true);
+  if (const auto even = even_windows(x, height, width)) return avg_pool2d(x, *even);
+  // A window's mean is the mean of its rows' means.
+  const auto mean_of = [](const Tensor& part, int dim) { return mean(part, {dim}, true); };
+  return over_windows(over_windows(x, 3, width, mean_of), 2, height, mean_of);
+}
+
+Tensor adaptive_max_pool2d(const Tensor& x, int64_t height, int64_t width) {
+  check_adaptive("adaptive_max_pool2d", x, height, width);
+  if (const auto even = even_windows(x, height, width)) return max_pool2d(x, *even);
+  // Columns first: on ties the first element in row-major order keeps the gradient.
+  const auto max_of = [](const Tensor& part, int dim) { return max(part, dim, true).values; };
+  return over_windows(over_windows(x, 3, width, max_of), 2, height, max_of);
+}
 
 }  // namespace lockstep

@@ -37,6 +37,16 @@ Tensor log_softmax_last(const Tensor& x) {
   return y;
 }
 
+struct SoftmaxBackward0 final : OpNode<1> {
+  int dim = 0;
+  std::string_view name() const override { return "SoftmaxBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor y = saved(0);
+    const Tensor weighted = mul(gradients[0], y);
+    results[0] = sub(weighted, mul(y, sum(weighted, {dim}, true)));
+  }
+};
+
 void check_input(const char* name, const Tensor& x) {
   check(x.dtype() == DType::kFloat32 || x.dtype() == DType::kFloat64,
         "[{}] supports float32 and float64, got {}", name, name_of(x.dtype()));
@@ -54,7 +64,19 @@ Tensor log_softmax(const Tensor& x, int64_t dim) {
 
 Tensor softmax(const Tensor& x, int64_t dim) {
   check_input("softmax", x);
-  return exp(log_softmax(x, dim));
+  Tensor y;
+  {
+    const autograd::NoGrad no_grad;
+    y = exp(log_softmax(x, dim));
+  }
+  if (auto node = record<SoftmaxBackward0>(y, x)) {
+    node->dim = wrap_dim(dim, x.dim());
+    node->save_output(0, y);
+  }
+  return y;
 }
+
+Tensor Tensor::softmax(int64_t dim) const { return lockstep::softmax(*this, dim); }
+Tensor Tensor::log_softmax(int64_t dim) const { return lockstep::log_softmax(*this, dim); }
 
 }  // namespace lockstep

@@ -25,6 +25,7 @@ void intrusive_release(const TensorImpl* impl);
 namespace autograd {
 class Node;
 }
+struct ValuesAndIndices;
 
 // An n-dimensional array with strides over shared storage, and its place in the autograd graph.
 //
@@ -35,7 +36,7 @@ class Node;
 class Tensor {
  public:
   Tensor() = default;
-  explicit Tensor(Ptr<TensorImpl> impl) : impl_(std::move(impl)) {}
+  explicit Tensor(Ptr<TensorImpl> impl) : impl_(::std::move(impl)) {}
 
   bool defined() const { return static_cast<bool>(impl_); }
   explicit operator bool() const = delete;  // ask defined(), or item<bool>()
@@ -66,8 +67,8 @@ class Tensor {
     return item_scalar().to<T>();
   }
   Scalar item_scalar() const;
-  std::vector<double> to_vector() const;  // all elements in row-major order, converted
-  std::string str() const;                // as PyTorch's print() writes it
+  ::std::vector<double> to_vector() const;  // all elements in row-major order, converted
+  ::std::string str() const;                // as PyTorch's print() writes it
 
   // -- autograd
   bool requires_grad() const;
@@ -130,6 +131,55 @@ class Tensor {
   Tensor min() const;
   Tensor argmax(int64_t dim, bool keepdim = false) const;
   Tensor norm() const;
+  Tensor norm(double p, const Dims& dims = {}, bool keepdim = false) const;
+  Tensor argmax() const;
+  Tensor argmin() const;
+  Tensor argmin(int64_t dim, bool keepdim = false) const;
+  ValuesAndIndices max(int64_t dim, bool keepdim = false) const;
+  ValuesAndIndices min(int64_t dim, bool keepdim = false) const;
+  Tensor prod() const;
+  Tensor prod(int64_t dim, bool keepdim = false) const;
+  Tensor var(const Dims& dims = {}, int64_t correction = 1, bool keepdim = false) const;
+  Tensor std(const Dims& dims = {}, int64_t correction = 1, bool keepdim = false) const;
+  Tensor logsumexp(const Dims& dims, bool keepdim = false) const;
+  Tensor cumsum(int64_t dim) const;
+  ValuesAndIndices sort(int64_t dim = -1, bool descending = false) const;
+  Tensor argsort(int64_t dim = -1, bool descending = false) const;
+  ValuesAndIndices topk(int64_t k, int64_t dim = -1, bool largest = true) const;
+
+  // -- elements picked by indices and masks
+  Tensor index(const ::std::vector<Tensor>& indices) const;
+  Tensor index_select(int64_t dim, const Tensor& index) const;
+  Tensor index_add(int64_t dim, const Tensor& index, const Tensor& source) const;
+  Tensor gather(int64_t dim, const Tensor& index) const;
+  Tensor scatter_add(int64_t dim, const Tensor& index, const Tensor& source) const;
+  Tensor masked_select(const Tensor& mask) const;
+  Tensor masked_fill(const Tensor& mask, Scalar value) const;
+  Tensor nonzero() const;
+  Tensor tril(int64_t diagonal = 0) const;
+  Tensor triu(int64_t diagonal = 0) const;
+  Tensor repeat(const Dims& repeats) const;
+  Tensor flip(const Dims& dims) const;
+  ::std::vector<Tensor> split(int64_t size, int64_t dim = 0) const;
+  ::std::vector<Tensor> chunk(int64_t chunks, int64_t dim = 0) const;
+
+  // -- arithmetic
+  Tensor exp() const;
+  Tensor log() const;
+  Tensor sqrt() const;
+  Tensor abs() const;
+  Tensor sin() const;
+  Tensor cos() const;
+  Tensor tanh() const;
+  Tensor sigmoid() const;
+  Tensor relu() const;
+  Tensor pow(Scalar exponent) const;
+  Tensor clamp(double low, double high) const;
+  Tensor softmax(int64_t dim) const;
+  Tensor log_softmax(int64_t dim) const;
+  Tensor matmul(const Tensor& other) const;
+  Tensor mm(const Tensor& other) const;
+  Tensor bmm(const Tensor& other) const;
 
   // -- in place; const because the handle does not change
   const Tensor& copy_(const Tensor& source) const;  // broadcasts and converts
@@ -148,12 +198,17 @@ class Tensor {
 
   TensorImpl* impl() const { return impl_.get(); }
   // Gives up this handle's reference; for code that moves gradients along.
-  Ptr<TensorImpl> take_impl() { return std::move(impl_); }
+  Ptr<TensorImpl> take_impl() { return ::std::move(impl_); }
 
  private:
   void check_dtype(DType wanted) const;
 
   Ptr<TensorImpl> impl_;
+};
+
+// What max, min, sort and topk along a dimension give: the values and their int64 places there.
+struct ValuesAndIndices {
+  Tensor values, indices;
 };
 
 std::ostream& operator<<(std::ostream& out, const Tensor& tensor);

@@ -1,0 +1,215 @@
+#include "lockstep/engine/ops/nll_loss.h"
+
+#include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/index.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/reduce.h"
+#include "lockstep/engine/ops/softmax.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep {
+namespace {
+
+using autograd::OpNode;
+using autograd::record;
+
+// The targets of N samples of C classes, read on the host, where they are checked.
+struct Targets {
+  Tensor positions;  // of the target's element in the flattened (N, C), 0 where ignored
+  Tensor classes;    // int64 (N), 0 where ignored
+  Tensor ignored;    // bool (N), undefined if none is
+
+  Targets(const Tensor& target, int64_t count, int64_t ignore_index) {
+    const Tensor host = target.to(Device{}).contiguous();
+    positions = empty_dense(host.sizes(), DType::kInt64, Device{});
+    classes = empty_dense(host.sizes(), DType::kInt64, Device{});
+    const Tensor marks = zeros(host.sizes(), {DType::kBool});
+    const int64_t* t = host.data<int64_t>();
+    bool any = false;
+    for (int64_t i = 0; i < host.numel(); ++i) {
+      const bool skip = t[i] == ignore_index;
+      check(skip || (t[i] >= 0 && t[i] < count), "Target {} is out of bounds.", t[i]);
+      positions.data<int64_t>()[i] = skip ? 0 : i * count + t[i];
+      classes.data<int64_t>()[i] = skip ? 0 : t[i];
+      marks.data<bool>()[i] = skip;
+      any = any || skip;
+    }
+    positions = positions.to(target.device());
+    classes = classes.to(target.device());
+    if (any) ignored = marks.to(target.device());
+  }
+
+  // What each sample weighs; undefined for one each.
+  Tensor weights(const Tensor& class_weights, DType dtype) const {
+    if (!class_weights.defined() && !ignored.defined()) return {};
+    const Tensor w = class_weights.defined() ? index_select(class_weights, 0, classes)
+                                             : ones(classes.sizes(), {dtype, classes.device()});
+    return ignored.defined() ? masked_fill(w, ignored, 0) : w;
+  }
+};
+
+// x[position] of the flattened x, and the adjoint, which puts g back there.
+Tensor take(const Tensor& x, const Tensor& positions) {
+  return index_select(x.reshape({-1}), 0, positions);
+}
+Tensor put(const Tensor& g, const Tensor& positions, const Dims& sizes) {
+  const Tensor flat = zeros({sizes.product()}, {g.dtype(), g.device()});
+  return index_add(flat, 0, positions, g).reshape(sizes);
+}
+
+struct NllLossBackward0 final : OpNode<2> {
+  Dims sizes;
+  double divisor = 1;
+  std::string_view name() const override { return "NllLossBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor positions = saved(0), weights = saved(1);
+    Tensor g = div(neg(gradients[0]), divisor);
+    g = weights.defined() ? mul(g, weights) : g.expand(positions.sizes());
+    results[0] = put(g, positions, sizes);
+  }
+};
+
+Tensor nll_of_rows(const Tensor& x, const Tensor& target, const ClassLossOptions& options) {
+  const int64_t classes = x.size(1);
+  check(
+      !options.weight.defined() || (options.weight.dim() == 1 && options.weight.size(0) == classes),
+      "weight tensor should be defined either for all {} classes or no classes but got weight "
+      "tensor of shape: {}",
+      classes, options.weight.defined() ? options.weight.sizes().str() : "");
+  const Targets targets(target, classes, options.ignore_index);
+  Tensor y, weights;
+  double divisor = 1;
+  {
+    const autograd::NoGrad no_grad;
+    weights = targets.weights(options.weight, x.dtype());
+    Tensor losses = x.numel() > 0 ? neg(take(x, targets.positions))
+                                  : zeros(target.sizes(), {x.dtype(), x.device()});
+    if (targets.ignored.defined()) losses = masked_fill(losses, targets.ignored, 0);
+    if (weights.defined()) losses = mul(losses, weights);
+    y = options.reduction == Reduction::kNone ? losses : sum(losses);
+    if (options.reduction == Reduction::kMean) {
+      divisor = weights.defined() ? sum(weights).item() : static_cast<double>(target.numel());
+      y = div(y, divisor);
+    }
+  }
+  if (auto node = record<NllLossBackward0>(y, x)) {
+    node->sizes = x.sizes();
+    node->divisor = divisor;
+    node->save(0, targets.positions);
+    node->save(1, weights);
+  }
+  return y;
+}
+
+// Brings (C) and (N, C, ...) to (N, C), target along, and a loss per sample back to its shape.
+template <typename Loss>
+Tensor over_rows(const char* name, const Tensor& x, const Tensor& target,
+                 const ClassLossOptions& options, Loss&& loss) {
+  check(x.dim() >= 1, "[{}] expects (N, C, ...) or (C), got {}", name, x.sizes().str());
+  check(target.dtype() == DType::kInt64, "[{}] target must be int64, got {}", name,
+        name_of(target.dtype()));
+  if (x.dim() == 1) {
+    check(target.dim() == 0, "[{}] expects a 0-d target for {}, got {}", name, x.sizes().str(),
+          target.sizes().str());
+    const Tensor y = loss(x.unsqueeze(0), target.reshape({1}));
+    return options.reduction == Reduction::kNone ? y.reshape({}) : y;
+  }
+  check(target.dim() == x.dim() - 1 && target.dim() >= 1,
+        "[{}] expects log-probabilities (N, C, ...) and target (N, ...), got {} and {}", name,
+        x.sizes().str(), target.sizes().str());
+  check(x.size(0) == target.size(0),
+        "Expected input batch_size ({}) to match target batch_size ({}).", x.size(0),
+        target.size(0));
+  if (x.dim() == 2) return loss(x, target);
+  Dims order = {0};
+  for (int d = 2; d < x.dim(); ++d) {
+    order.push_back(d);
+    check(x.size(d) == target.size(d - 1),
+          "input and target batch or spatial sizes don't match: "
+          "target {}, input {}",
+          target.sizes().str(), x.sizes().str());
+  }
+  order.push_back(1);
+  const Tensor y = loss(x.permute(order).reshape({-1, x.size(1)}), target.reshape({-1}));
+  return options.reduction == Reduction::kNone ? y.reshape(target.sizes()) : y;
+}
+
+// (1 - s) nll + s / C times the loss of a target spread evenly over the classes.
+Tensor smoothed(const Tensor& log_p, const Tensor& target, const ClassLossOptions& options) {
+  const double s = options.label_smoothing;
+  const int64_t classes = log_p.size(1);
+  const Targets targets(target, classes, options.ignore_index);
+  Tensor spread = neg(sum(options.weight.defined() ? mul(log_p, options.weight) : log_p, {1}));
+  if (targets.ignored.defined()) spread = masked_fill(spread, targets.ignored, 0);
+  if (options.reduction != Reduction::kNone) spread = sum(spread);
+  if (options.reduction == Reduction::kMean) {
+    const Tensor weights = targets.weights(options.weight, log_p.dtype());
+    spread =
+        div(spread, weights.defined() ? sum(weights).item() : static_cast<double>(target.numel()));
+  }
+  return add(mul(nll_of_rows(log_p, target, options), 1 - s),
+             mul(spread, s / static_cast<double>(classes)));
+}
+
+Tensor with_probabilities(const Tensor& logits, const Tensor& target,
+                          const ClassLossOptions& options) {
+  check(logits.sizes() == target.sizes(),
+        "[cross_entropy] probabilities must have the logits' shape {}, got {}",
+        logits.sizes().str(), target.sizes().str());
+  const int dim = logits.dim() == 1 ? 0 : 1;
+  const int64_t classes = logits.size(dim);
+  const double s = options.label_smoothing;
+  const Tensor soft = s > 0 ? add(mul(target, 1 - s), s / static_cast<double>(classes)) : target;
+  Tensor losses = mul(log_softmax(logits, dim), soft);
+  if (options.weight.defined()) {
+    Dims sizes = Dims::filled(logits.dim(), 1);
+    sizes[dim] = classes;
+    losses = mul(losses, options.weight.reshape(sizes));
+  }
+  losses = neg(sum(losses, {dim}));
+  if (options.reduction == Reduction::kNone) return losses;
+  const Tensor total = sum(losses);
+  return options.reduction == Reduction::kMean
+             ? div(total, static_cast<double>(logits.numel() / std::max<int64_t>(classes, 1)))
+             : total;
+}
+
+}  // namespace
+
+Reduction reduction_from_name(std::string_view name) {
+  if (name == "none") return Reduction::kNone;
+  if (name == "mean") return Reduction::kMean;
+  if (name == "sum") return Reduction::kSum;
+  if (name == "batchmean") return Reduction::kBatchMean;
+  fail("{} is not a valid value for reduction", name);
+}
+
+Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target,
+                const ClassLossOptions& options) {
+  return over_rows("nll_loss", log_probabilities, target, options,
+                   [&](const Tensor& x, const Tensor& t) { return nll_of_rows(x, t, options); });
+}
+
+Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target, Reduction reduction) {
+  return nll_loss(log_probabilities, target, ClassLossOptions{.reduction = reduction});
+}
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& target, const ClassLossOptions& options) {
+  check(options.label_smoothing >= 0 && options.label_smoothing <= 1,
+        "label_smoothing must be between 0.0 and 1.0. Got: {}", options.label_smoothing);
+  if (is_floating(target.dtype())) return with_probabilities(logits, target, options);
+  return over_rows("cross_entropy", logits, target, options, [&](const Tensor& x, const Tensor& t) {
+    const Tensor log_p = log_softmax(x, 1);
+    return options.label_smoothing > 0 ? smoothed(log_p, t, options)
+                                       : nll_of_rows(log_p, t, options);
+  });
+}
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& target, Reduction reduction) {
+  return cross_entropy(logits, target, ClassLossOptions{.reduction = reduction});
+}
+
+}  // namespace lockstep

@@ -1,0 +1,347 @@
+// The op set against PyTorch (tests/golden/make_op_set_golden.py): results, gradients and names of
+// graph nodes in float64 and float32, from dense and from strided inputs; and first and second
+// derivatives against numerical ones.
+#include <cmath>
+#include <map>
+
+#include <gtest/gtest.h>
+
+#include "lockstep/engine/autograd/backward.h"
+#include "lockstep/engine/autograd/gradcheck.h"
+#include "lockstep/engine/ops/ops.h"
+
+#include "golden/golden.h"
+
+namespace lockstep::testing {
+namespace {
+
+using Json = nlohmann::json;
+using Tensors = std::vector<Tensor>;
+using Call = std::function<Tensors(const Tensors&, const Json& args)>;
+
+double number(const Json& v) {
+  if (!v.is_string()) return v.get<double>();
+  return v == "nan" ? std::nan("") : (v == "inf" ? INFINITY : -INFINITY);
+}
+
+std::vector<double> numbers(const Json& list) {
+  std::vector<double> values;
+  for (const Json& v : list) values.push_back(v.is_boolean() ? v.get<bool>() : number(v));
+  return values;
+}
+
+Dims dims(const Json& list) {
+  Dims d;
+  for (const Json& n : list) d.push_back(n.get<int64_t>());
+  return d;
+}
+
+enum class Storage { kDense, kStrided };
+
+Tensor make(const Json& item, DType dtype, Storage storage) {
+  const DType own =
+      item.contains("dtype") ? dtype_from_name(item["dtype"].get<std::string>()) : dtype;
+  const Tensor dense = from_span<double>(numbers(item["data"]), dims(item["sizes"])).to(own);
+  if (storage == Storage::kDense || dense.dim() == 0) return dense;
+  // Every second element of the first dimension of something that lies the other way round.
+  Dims sizes = dense.sizes();
+  sizes[0] *= 2;
+  Tensor wide = full(sizes, 1, {own});
+  if (dense.dim() > 1) wide = wide.transpose(0, -1).contiguous().transpose(0, -1);
+  const Tensor y = wide.slice(0, 0, sizes[0], 2);
+  y.copy_(dense);
+  return y.detach();
+}
+
+Tensor at(const Tensors& x, size_t i) { return i < x.size() ? x[i] : Tensor(); }
+
+Tensors both(const ValuesAndIndices& y) { return {y.values, y.indices}; }
+
+ClassLossOptions class_options(const Tensor& x, const Json& a) {
+  ClassLossOptions options;
+  if (!a["weight"].is_null()) {
+    const auto w = numbers(a["weight"]);
+    options.weight = from_span<double>(w, {static_cast<int64_t>(w.size())}).to(x.dtype());
+  }
+  options.ignore_index = a["ignore_index"];
+  options.reduction = reduction_from_name(a["reduction"].get<std::string>());
+  options.label_smoothing = a.value("smoothing", 0.0);
+  return options;
+}
+
+Reduction reduction(const Json& a) {
+  return reduction_from_name(a["reduction"].get<std::string>());
+}
+
+template <size_t n>
+void read(const Json& a, const char* name, int64_t (&to)[n]) {
+  for (size_t i = 0; i < n; ++i) to[i] = a[name][i];
+}
+
+void add_pointwise(std::map<std::string, Call>& c) {
+#define UNARY(op) c[#op] = [](const Tensors& x, const Json&) -> Tensors { return {op(x[0])}; };
+  UNARY(rsqrt)
+  UNARY(log1p)
+  UNARY(expm1)
+  UNARY(tan)
+  UNARY(erf)
+  UNARY(gelu)
+  UNARY(silu)
+  UNARY(logical_not)
+  UNARY(nonzero)
+  UNARY(prod)
+#undef UNARY
+#define CALL(op, ...)                                       \
+  c[#op] = [](const Tensors& x, const Json& a) -> Tensors { \
+    (void)a;                                                \
+    return __VA_ARGS__;                                     \
+  };
+  CALL(gelu_tanh, {gelu(x[0], "tanh")})
+  CALL(softplus, {softplus(x[0], a["p"], a["q"])})
+  CALL(leaky_relu, {leaky_relu(x[0], a["p"])})
+  CALL(elu, {elu(x[0], a["p"])})
+  CALL(hardtanh, {hardtanh(x[0], a["p"], a["q"])})
+  CALL(pow, {pow(x[0], x[1])})
+  CALL(rpow, {pow(a["base"].get<double>(), x[0])})
+  CALL(masked_fill, {masked_fill(x[0], x[1], number(a["value"]))})
+  CALL(masked_fill_tensor, {masked_fill(x[0], x[1], x[2])})
+  CALL(logical_and, {logical_and(x[0], x[1])})
+  CALL(logical_or, {logical_or(x[0], x[1])})
+}
+
+void add_shape(std::map<std::string, Call>& c) {
+  CALL(cat, {cat(x, a["dim"])})
+  CALL(stack, {stack(x, a["dim"])})
+  CALL(split, split(x[0], a["size"].get<int64_t>(), a["dim"]))
+  CALL(split_sizes, split(x[0], dims(a["sizes"]), a["dim"]))
+  CALL(chunk, chunk(x[0], a["chunks"], a["dim"]))
+  CALL(repeat, {repeat(x[0], dims(a["repeats"]))})
+  CALL(flip, {flip(x[0], dims(a["dims"]))})
+  CALL(gather, {gather(x[0], a["dim"], x[1])})
+  CALL(scatter_add, {scatter_add(x[0], a["dim"], x[1], x[2])})
+  CALL(index_add, {index_add(x[0], a["dim"], x[1], x[2])})
+  CALL(index_select, {index_select(x[0], a["dim"], x[1])})
+  c["index"] = [](const Tensors& x, const Json& a) -> Tensors {
+    Tensors indices;
+    for (size_t k = 0; k < a["at"].size(); ++k) {
+      while (indices.size() < a["at"][k].get<size_t>()) indices.emplace_back();
+      indices.push_back(x[k + 1]);
+    }
+    return {index(x[0], indices)};
+  };
+  CALL(masked_select, {masked_select(x[0], x[1])})
+  CALL(embedding, {embedding(x[0], x[1], a.value("padding", -1))})
+  CALL(one_hot, {one_hot(x[0], a["classes"])})
+  CALL(tril, {tril(x[0], a["diagonal"])})
+  CALL(triu, {triu(x[0], a["diagonal"])})
+}
+
+void add_reductions(std::map<std::string, Call>& c) {
+  CALL(max, both(max(x[0], a["dim"], a["keepdim"])))
+  CALL(min, both(min(x[0], a["dim"], a["keepdim"])))
+  CALL(argmax_all, {argmax(x[0])})
+  CALL(argmin_all, {argmin(x[0])})
+  CALL(argmin, {argmin(x[0], a["dim"], a["keepdim"])})
+  CALL(sort, both(sort(x[0], a["dim"], a["descending"])))
+  CALL(argsort, {argsort(x[0], a["dim"], a["descending"])})
+  CALL(topk, both(topk(x[0], a["k"], a["dim"], a["largest"])))
+  CALL(prod_dim, {prod(x[0], a["dim"], a["keepdim"])})
+  CALL(cumsum, {cumsum(x[0], a["dim"])})
+  CALL(var, {var(x[0], dims(a["dims"]), a["correction"], a["keepdim"])})
+  CALL(std, {std(x[0], dims(a["dims"]), a["correction"], a["keepdim"])})
+  CALL(logsumexp, {logsumexp(x[0], dims(a["dims"]), a["keepdim"])})
+  CALL(norm, {norm(x[0], number(a["p"]), dims(a["dims"]), a["keepdim"])})
+  CALL(outer, {outer(x[0], x[1])})
+  CALL(addmm, {addmm(x[0], x[1], x[2], a["beta"], a["alpha"])})
+  CALL(einsum, {einsum(a["equation"].get<std::string>(), x)})
+}
+
+void add_network(std::map<std::string, Call>& c) {
+  CALL(layer_norm, {layer_norm(x[0], dims(a["shape"]), at(x, 1), at(x, 2), a["eps"])})
+  CALL(group_norm, {group_norm(x[0], a["groups"], at(x, 1), at(x, 2), a["eps"])})
+  CALL(rms_norm, {rms_norm(x[0], dims(a["shape"]), at(x, 1), a["eps"])})
+  CALL(softmax, {softmax(x[0], a["dim"])})
+  CALL(attention, {scaled_dot_product_attention(
+                      x[0], x[1], x[2], {.mask = at(x, 3), .causal = a.value("causal", false)})})
+  CALL(mse_loss, {mse_loss(x[0], x[1], reduction(a))})
+  CALL(l1_loss, {l1_loss(x[0], x[1], reduction(a))})
+  CALL(smooth_l1_loss, {smooth_l1_loss(x[0], x[1], reduction(a), a["beta"])})
+  CALL(binary_cross_entropy, {binary_cross_entropy(x[0], x[1], at(x, 2), reduction(a))})
+  CALL(bce_with_logits,
+       {binary_cross_entropy_with_logits(x[0], x[1], a.contains("weight") ? x[2] : Tensor(),
+                                         a.contains("pos_weight") ? x[2] : Tensor(), reduction(a))})
+  CALL(kl_div, {kl_div(x[0], x[1], reduction(a), a["log_target"])})
+  CALL(nll_loss, {nll_loss(x[0], x[1], class_options(x[0], a))})
+  CALL(cross_entropy, {cross_entropy(x[0], x[1], class_options(x[0], a))})
+  CALL(conv1d, {conv1d(x[0], x[1], x[2], {a["stride"], a["padding"], a["dilation"], a["groups"]})})
+  c["conv_transpose2d"] = [](const Tensors& x, const Json& a) -> Tensors {
+    ConvTranspose2dParams p;
+    read(a, "stride", p.stride);
+    read(a, "padding", p.padding);
+    read(a, "output_padding", p.output_padding);
+    read(a, "dilation", p.dilation);
+    p.groups = a["groups"];
+    return {conv_transpose2d(x[0], x[1], at(x, 2), p)};
+  };
+  CALL(adaptive_avg_pool2d, {adaptive_avg_pool2d(x[0], a["out"][0], a["out"][1])})
+  CALL(adaptive_max_pool2d, {adaptive_max_pool2d(x[0], a["out"][0], a["out"][1])})
+#undef CALL
+}
+
+const std::map<std::string, Call>& calls() {
+  static const std::map<std::string, Call> kCalls = [] {
+    std::map<std::string, Call> c;
+    add_pointwise(c);
+    add_shape(c);
+    add_reductions(c);
+    add_network(c);
+    return c;
+  }();
+  return kCalls;
+}
+
+// |a - b| <= tolerance * max(1, largest element of b): what rounding may add.
+constexpr double kTolerance64 = 2e-14, kTolerance32 = 4e-6;
+
+void expect_equal(const std::vector<double>& got, const std::vector<double>& expected, DType dtype,
+                  const std::string& what) {
+  ASSERT_EQ(got.size(), expected.size()) << what;
+  const double tolerance = dtype == DType::kFloat64 ? kTolerance64 : kTolerance32;
+  double largest = 1;
+  for (double e : expected) largest = std::isfinite(e) ? std::max(largest, std::fabs(e)) : largest;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const bool overflow = dtype == DType::kFloat32 && std::fabs(expected[i]) > 3.4e38;
+    if (std::isnan(expected[i])) {
+      EXPECT_TRUE(std::isnan(got[i])) << what << ", element " << i << ": " << got[i];
+    } else if (std::isinf(expected[i]) || overflow) {
+      EXPECT_TRUE(std::isinf(got[i]) && (got[i] > 0) == (expected[i] > 0))
+          << what << ", element " << i << ": " << got[i];
+    } else {
+      const double scale = largest < 1e6 ? largest : std::max(1.0, std::fabs(expected[i]));
+      EXPECT_LE(std::fabs(got[i] - expected[i]), tolerance * scale)
+          << what << ", element " << i << ": got " << got[i] << ", expected " << expected[i];
+    }
+  }
+}
+
+struct Setting {
+  DType dtype;
+  Storage storage;
+};
+void PrintTo(const Setting& s, std::ostream* out) {
+  *out << name_of(s.dtype) << (s.storage == Storage::kDense ? "" : " strided");
+}
+
+Json read_cases() {
+  static const Json kCases = golden::read("op_set_golden.json");
+  EXPECT_GT(kCases.size(), 400u);
+  return kCases;
+}
+
+Tensors make_inputs(const Json& c, DType dtype, Storage storage) {
+  Tensors inputs;
+  for (const Json& item : c["inputs"]) {
+    inputs.push_back(make(item, dtype, storage));
+    if (c.contains("grads") && is_floating(inputs.back().dtype())) inputs.back().requires_grad_();
+  }
+  return inputs;
+}
+
+std::string describe(const Json& c, size_t i) {
+  return c["op"].get<std::string>() + c["args"].dump() + " (case " + std::to_string(i) + ")";
+}
+
+class OpSetGolden : public ::testing::TestWithParam<Setting> {};
+
+TEST_P(OpSetGolden, ResultsAndGradients) {
+  const auto [dtype, storage] = GetParam();
+  const Json cases = read_cases();
+  for (size_t number_of_case = 0; number_of_case < cases.size(); ++number_of_case) {
+    const Json& c = cases[number_of_case];
+    const std::string op = c["op"], what = describe(c, number_of_case);
+    ASSERT_TRUE(calls().count(op)) << what;
+    const Tensors inputs = make_inputs(c, dtype, storage);
+    Tensors outputs;
+    try {
+      outputs = calls().at(op)(inputs, c["args"]);
+    } catch (const std::exception& e) {
+      ADD_FAILURE() << what << ": " << e.what();
+      continue;
+    }
+    ASSERT_EQ(outputs.size(), c["outputs"].size()) << what;
+    Tensors tracked, seeds;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      const Json& expected = c["outputs"][i];
+      EXPECT_EQ(outputs[i].sizes(), dims(expected["sizes"])) << what;
+      expect_equal(outputs[i].to_vector(), numbers(expected["data"]), dtype, what);
+      if (!c.contains("grads") || !is_floating(outputs[i].dtype())) continue;
+      EXPECT_TRUE(outputs[i].requires_grad()) << what;
+      EXPECT_EQ(outputs[i].dtype(), dtype) << what;
+      tracked.push_back(outputs[i]);
+      seeds.push_back(
+          from_span<double>(numbers(c["seeds"][tracked.size() - 1]), outputs[i].sizes()).to(dtype));
+    }
+    if (tracked.empty() || !tracked[0].requires_grad()) continue;
+    if (c.contains("node")) {
+      EXPECT_EQ(tracked[0].grad_fn()->name(), c["node"].get<std::string>()) << what;
+    }
+    try {
+      autograd::backward(tracked, seeds);
+    } catch (const std::exception& e) {
+      ADD_FAILURE() << what << ", backward: " << e.what();
+      continue;
+    }
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (c["grads"][i].is_null()) continue;
+      ASSERT_TRUE(inputs[i].grad().defined()) << what << ", gradient " << i;
+      EXPECT_EQ(inputs[i].grad().sizes(), inputs[i].sizes()) << what << ", gradient " << i;
+      expect_equal(inputs[i].grad().to_vector(), numbers(c["grads"][i]), dtype,
+                   what + ", gradient " + std::to_string(i));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, OpSetGolden,
+                         ::testing::Values(Setting{DType::kFloat64, Storage::kDense},
+                                           Setting{DType::kFloat64, Storage::kStrided},
+                                           Setting{DType::kFloat32, Storage::kDense}));
+
+// All differentiable outputs of a case as one vector.
+autograd::DifferentiableFunction function_of(const Json& c) {
+  return [&c](const Tensors& inputs) {
+    Tensors parts;
+    for (const Tensor& y : calls().at(c["op"].get<std::string>())(inputs, c["args"])) {
+      if (y.requires_grad()) parts.push_back(y.reshape({-1}));
+    }
+    return cat(parts);
+  };
+}
+
+TEST(OpSet, Gradcheck) {
+  const Json cases = read_cases();
+  int checked = 0;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    const Json& c = cases[i];
+    if (!c.contains("grads") || (c.contains("twice") && c["twice"].is_null())) continue;
+    const Tensors inputs = make_inputs(c, DType::kFloat64, Storage::kDense);
+    ++checked;
+    EXPECT_NO_THROW(autograd::gradcheck(function_of(c), inputs)) << describe(c, i);
+  }
+  EXPECT_GT(checked, 300);
+}
+
+TEST(OpSet, Gradgradcheck) {
+  const Json cases = read_cases();
+  int checked = 0;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    const Json& c = cases[i];
+    if (!c.contains("grads") || c.contains("twice")) continue;
+    const Tensors inputs = make_inputs(c, DType::kFloat64, Storage::kDense);
+    ++checked;
+    EXPECT_NO_THROW(autograd::gradgradcheck(function_of(c), inputs)) << describe(c, i);
+  }
+  EXPECT_GT(checked, 300);
+}
+
+}  // namespace
+}  // namespace lockstep::testing
