@@ -290,7 +290,8 @@ namespace {
 
 struct MaskedFillBackward0 final : autograd::OpNode<1> {
   Dims sizes;
-  std::string_view name() const override { return "MaskedFillBackward0"; }
+  std::string_view label = "MaskedFillBackward0";
+  std::string_view name() const override { return label; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     const Tensor& g = gradients[0];
     const Tensor mask = saved(0);
@@ -316,6 +317,7 @@ Tensor masked_fill(const Tensor& x, const Tensor& mask, const Operand& value) {
   }
   if (auto node = autograd::record<MaskedFillBackward0>(y, x, number)) {
     node->sizes = x.sizes();
+    if (number.defined()) node->label = "MaskedFillBackward1";
     node->save(0, mask);
   }
   return y;

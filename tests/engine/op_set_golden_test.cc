@@ -311,7 +311,7 @@ autograd::DifferentiableFunction function_of(const Json& c) {
   return [&c](const Tensors& inputs) {
     Tensors parts;
     for (const Tensor& y : calls().at(c["op"].get<std::string>())(inputs, c["args"])) {
-      if (y.requires_grad()) parts.push_back(y.reshape({-1}));
+      if (is_floating(y.dtype())) parts.push_back(y.reshape({-1}));
     }
     return cat(parts);
   };
