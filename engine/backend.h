@@ -115,7 +115,7 @@ class Backend {
   // out[..., i, ...] = in[..., index[..., i, ...], ...]; contiguous, index of out's shape, in at
   // least as long in the other dimensions.
   virtual void gather(const Tensor& out, const Tensor& in, int dim, const Tensor& index) = 0;
-  // out[..., index[..., i, ...], ...] += in[..., i, ...]; contiguous, index at most in's shape;
+  // out[..., index[..., i, ...], ...] += in[..., i, ...]; contiguous, index of in's shape;
   // deterministic for repeated indices.
   virtual void scatter_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) = 0;
   // Stable; NaN counts as the largest. Contiguous, all of one shape, indices int64.

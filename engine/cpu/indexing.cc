@@ -62,20 +62,9 @@ void scatter_add_as(const Tensor& out, int dim, const Tensor& index, const Tenso
   const int64_t* at = index.data<int64_t>();
   const T* from = in.data<T>();
   T* to = out.data<T>();
-  const bool same = in.sizes() == index.sizes();
-  int64_t source_offset = 0;
   walk(index.sizes(), out_strides, 0, index.numel(), [&](int64_t i, int64_t offset) {
-    source_offset = i;
-    if (!same) {
-      int64_t rest = i;
-      source_offset = 0;
-      for (int d = index.dim() - 1; d >= 0; --d) {
-        source_offset += rest % index.sizes()[d] * in.strides()[d];
-        rest /= index.sizes()[d];
-      }
-    }
     T& target = to[offset + at[i] * step];
-    target = static_cast<T>(target + from[source_offset]);
+    target = static_cast<T>(target + from[i]);
   });
 }
 

@@ -23,21 +23,10 @@ struct GatherBackward0 final : OpNode<1> {
 
 struct ScatterAddBackward0 final : OpNode<1> {
   int dim = 0;
-  Dims source_sizes;
   std::string_view name() const override { return "ScatterAddBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     if (needs(0)) results[0] = gradients[0];
-    if (!needs(1)) return;
-    const Tensor index = saved(0);
-    Tensor g = gather(gradients[0], dim, index);
-    if (!(index.sizes() == source_sizes)) {  // what lies beyond the index was not used
-      const Tensor full = zeros(source_sizes, {g.dtype(), g.device()});
-      Tensor corner = full;
-      for (int d = 0; d < index.dim(); ++d) corner = corner.narrow(d, 0, index.sizes()[d]);
-      corner.copy_(g);
-      g = full;
-    }
-    results[1] = g;
+    if (needs(1)) results[1] = gather(gradients[0], dim, saved(0));
   }
 };
 
@@ -89,12 +78,15 @@ Tensor scatter_add(const Tensor& x, int64_t dim, const Tensor& index, const Tens
   check_fits(index, x, "self", d);
   check_fits(index, source, "src", -1);
   check_indices(index, d, x.dim() > 0 ? x.size(d) : 1);
+  Tensor used = source;  // what lies beyond the index is not
+  for (int k = 0; k < index.dim(); ++k) {
+    if (index.sizes()[k] != used.sizes()[k]) used = used.narrow(k, 0, index.sizes()[k]);
+  }
   const Tensor y = empty_dense(x.sizes(), x.dtype(), x.device());
   backend_of(x).copy(y, x);
-  backend_of(x).scatter_add(y, d, index.contiguous(), source.detach().contiguous());
-  if (auto node = record<ScatterAddBackward0>(y, x, source)) {
+  backend_of(x).scatter_add(y, d, index.contiguous(), used.detach().contiguous());
+  if (auto node = record<ScatterAddBackward0>(y, x, used)) {
     node->dim = d;
-    node->source_sizes = source.sizes();
     node->save(0, index);
   }
   return y;

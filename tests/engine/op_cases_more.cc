@@ -115,13 +115,15 @@ void add_indexing(Rows& rows) {
 
 void add_sorting(Rows& rows) {
   // Named for the table: max and min over all elements have rows elsewhere.
-  rows.layouts("max", ROW(max(x[0], 0).values));
+  rows.layouts("max", ROW(max(x[0], 1).values));
   rows.layouts("min", ROW(min(x[0], -1, true).values));
   rows.add_integer("argmax", "all", {{{3, 4}}}, ROW(argmax(x[0])));
   rows.add_integer("argmin", "all", {{{3, 4}}}, ROW(argmin(x[0])));
   rows.add_integer("argmin", "columns", {{{3, 4}, kTransposed}}, ROW(argmin(x[0], 1)));
-  rows.layouts("sort", ROW(sort(x[0], 0, true).values));
+  rows.layouts("sort", ROW(sort(x[0], 1, true).values));
   rows.add_integer("argsort", "rows", {{{3, 4}, kTransposed}}, ROW(argsort(x[0], 1)));
+  rows.add("max", "rows", {{{3, 4}}}, ROW(max(x[0], 0).values));
+  rows.add("sort", "columns", {{{3, 4}, kStrided}}, ROW(sort(x[0], 0).values));
   rows.add("sort", "large", {{{3, 5000}}}, ROW(sort(x[0]).values));
   rows.layouts("topk", ROW(topk(x[0], 2).values));
   rows.add("topk", "smallest", {{{4, 3}}}, ROW(topk(x[0], 3, 0, false).values));
@@ -135,7 +137,7 @@ void add_statistics(Rows& rows) {
   rows.add("cumsum", "large", {{{7, 3000}}}, ROW(cumsum(x[0], 1)));
   rows.layouts("var", ROW(var(x[0], {1})));
   rows.add("var", "all", {{{3, 4}}}, ROW(var(x[0])));
-  rows.layouts("std", ROW(std(x[0], {0}, 0, true)), 0.5, 2);
+  rows.layouts("std", ROW(std(x[0], {1}, 0, true)), 0.5, 2);
   rows.add("std", "all", {{{3, 4}}}, ROW(std(x[0])));
   rows.layouts("logsumexp", ROW(logsumexp(x[0], {1})), -9, 9);
   rows.add("logsumexp", "all", {{{3, 4}}}, ROW(logsumexp(x[0], {0, 1}, true)));
@@ -176,8 +178,10 @@ void add_layers(Rows& rows) {
            ROW(scaled_dot_product_attention(x[0], x[1], x[2], {.mask = x[3], .scale = 0.3})));
   rows.add("scaled_dot_product_attention", "dropout", {{{3, 2}}, {{4, 2}}, {{4, 2}}},
            [](const Tensors& x) {
-             manual_seed(7);  // the same mask at every call
-             return scaled_dot_product_attention(x[0], x[1], x[2], {.dropout = 0.5});
+             manual_seed(7);  // the same mask at every call, and in every dtype
+             const auto wide = [&](size_t k) { return x[k].to(DType::kFloat64); };
+             return scaled_dot_product_attention(wide(0), wide(1), wide(2), {.dropout = 0.5})
+                 .to(x[0].dtype());
            });
   rows.add("conv1d", "strided", {{{2, 2, 5}}, {{2, 2, 3}}, {{2}}},
            ROW(conv1d(x[0], x[1], x[2], {.stride = 2, .padding = 1})));
