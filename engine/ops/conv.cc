@@ -186,8 +186,10 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bia
     check(params.output_padding[i] >= 0 && (params.output_padding[i] < params.stride[i] ||
                                             params.output_padding[i] < params.dilation[i]),
           "output padding must be smaller than either stride or dilation, but got "
-          "output_padding: {} stride: {} dilation: {}",
-          params.output_padding[i], params.stride[i], params.dilation[i]);
+          "output_padding_height: {} output_padding_width: {} stride_height: {} stride_width: {} "
+          "dilation_height: {} dilation_width: {}",
+          params.output_padding[0], params.output_padding[1], params.stride[0], params.stride[1],
+          params.dilation[0], params.dilation[1]);
     convolution.stride[i] = params.stride[i];
     convolution.padding[i] = params.padding[i];
     convolution.dilation[i] = params.dilation[i];

@@ -23,7 +23,7 @@ struct Term {
   bool has_ellipsis = false;
 };
 
-Term parse(std::string_view text, const char* place) {
+Term parse(std::string_view text, const std::string& place) {
   Term term;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -87,7 +87,7 @@ struct Named {
     labels.erase(labels.begin() + d);
   }
   // Repeated labels: the diagonal, by masking and summing.
-  void take_diagonals() {
+  void take_diagonals(size_t operand) {
     for (size_t i = 0; i < labels.size(); ++i) {
       for (size_t j = i + 1; j < labels.size();) {
         if (labels[j] != labels[i]) {
@@ -96,10 +96,10 @@ struct Named {
         }
         const auto a = static_cast<int>(i), b = static_cast<int>(j);
         const int64_t n = tensor.size(a);
-        check(tensor.size(b) == n,
-              "einsum(): subscript {} is repeated for an operand but the sizes don't match, {} != "
-              "{}",
-              static_cast<char>(labels[i]), tensor.size(b), n);
+        check(
+            tensor.size(b) == n,
+            "einsum(): subscript {} is repeated for operand {} but the sizes don't match, {} != {}",
+            static_cast<char>(labels[i]), operand, tensor.size(b), n);
         Dims sizes = Dims::filled(tensor.dim(), 1);
         sizes[a] = n;
         const Tensor rows = arange(n).reshape(sizes);
@@ -202,24 +202,24 @@ Tensor einsum(std::string_view equation, const std::vector<Tensor>& operands) {
   std::map<Label, int64_t> sizes;
   int dots = 0;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    const Term term = parse(inputs[i], "an operand");
+    const Term term = parse(inputs[i], fmt::format("operand {}", i));
     const int extra = operands[i].dim() - static_cast<int>(term.letters.size());
     check(term.has_ellipsis ? extra >= 0 : extra == 0,
           "einsum(): the number of subscripts in the equation ({}) does not match the number of "
-          "dimensions ({}) for operand {}",
-          term.letters.size(), operands[i].dim(), i);
+          "dimensions ({}) for operand {}{}",
+          term.letters.size(), operands[i].dim(), i,
+          term.has_ellipsis ? "" : " and no ellipsis was given");
     dots = std::max(dots, extra);
     terms.push_back({operands[i], labels_of(term, extra)});
     for (Label label : terms.back().labels) ++uses[label];
-    terms.back().take_diagonals();
+    terms.back().take_diagonals(i);
     for (Label label : terms.back().labels) {
       const int64_t n = terms.back().size_of(label);
       int64_t& known = sizes.try_emplace(label, n).first->second;
-      check(
-          known == n || known == 1 || n == 1,
-          "einsum(): operands do not broadcast with remapped shapes [original->remapped]: size {} "
-          "does not match {} in operand {}",
-          n, known, i);
+      check(known == n || known == 1 || n == 1,
+            "einsum(): subscript {} has size {} for operand {} which does not broadcast with "
+            "previously seen size {}",
+            label > 0 ? std::string(1, static_cast<char>(label)) : "...", n, i, known);
       if (known == 1) known = n;
     }
   }

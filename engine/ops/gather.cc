@@ -40,15 +40,6 @@ void check_indices(const Tensor& index, int dim, int64_t size) {
   }
 }
 
-void check_fits(const Tensor& index, const Tensor& other, const char* role, int skipped) {
-  for (int d = 0; d < index.dim(); ++d) {
-    check(d == skipped || index.sizes()[d] <= other.sizes()[d],
-          "Size does not match at dimension {} expected index {} to be smaller than {} {} apart "
-          "from dimension {}",
-          d, index.sizes().str(), role, other.sizes().str(), skipped);
-  }
-}
-
 }  // namespace
 
 Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
@@ -56,7 +47,12 @@ Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
   check(index.dim() == x.dim(),
         "Index tensor must have the same number of dimensions as input tensor");
   const int d = wrap_dim(dim, x.dim());
-  check_fits(index, x, "self", d);
+  for (int k = 0; k < index.dim(); ++k) {
+    check(k == d || index.sizes()[k] <= x.sizes()[k],
+          "Size does not match at dimension {} expected index {} to be smaller than self {} apart "
+          "from dimension {}",
+          k, index.sizes().str(), x.sizes().str(), d);
+  }
   check_indices(index, d, x.dim() > 0 ? x.size(d) : 1);
   const Tensor dense_index = index.contiguous();
   const Tensor y = empty_dense(index.sizes(), x.dtype(), x.device());
@@ -75,8 +71,12 @@ Tensor scatter_add(const Tensor& x, int64_t dim, const Tensor& index, const Tens
   check(index.dim() == x.dim() && index.dim() == source.dim(),
         "Index tensor must have the same number of dimensions as self tensor");
   const int d = wrap_dim(dim, x.dim());
-  check_fits(index, x, "self", d);
-  check_fits(index, source, "src", -1);
+  for (int k = 0; k < index.dim(); ++k) {
+    check((k == d || index.sizes()[k] <= x.sizes()[k]) && index.sizes()[k] <= source.sizes()[k],
+          "Expected index {} to be smaller than self {} apart from dimension {} and to be smaller "
+          "size than src {}",
+          index.sizes().str(), x.sizes().str(), d, source.sizes().str());
+  }
   check_indices(index, d, x.dim() > 0 ? x.size(d) : 1);
   Tensor used = source;  // what lies beyond the index is not
   for (int k = 0; k < index.dim(); ++k) {

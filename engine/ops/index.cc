@@ -81,9 +81,9 @@ struct EmbeddingBackward0 final : OpNode<1> {
 
 // Reads the indices on the host, since a wrong one must not reach a kernel.
 Tensor checked_index(const char* op, const Tensor& index, int dim, int64_t size) {
-  check(index.dim() <= 1 && index.dtype() == DType::kInt64,
-        "{}(): Index is supposed to be a vector of int64, got {} of {}", op, index.sizes().str(),
+  check(index.dtype() == DType::kInt64, "{}(): Expected dtype int64 for index, got {}", op,
         name_of(index.dtype()));
+  check(index.dim() <= 1, "{}(): Index is supposed to be a vector", op);
   const Tensor host = index.reshape({-1}).to(Device{}).contiguous();
   for (int64_t i = 0; i < host.numel(); ++i) {
     const int64_t at = host.data<int64_t>()[i];
@@ -111,14 +111,26 @@ std::vector<Tensor> plain_indices(const Tensor& x, const std::vector<Tensor>& in
       for (int d = 0; d < index.dim(); ++d) plain.push_back(places.select(1, d));
     } else {
       check(index.dtype() == DType::kInt64,
-            "tensors used as indices must be long, byte or bool tensors, got {}",
-            name_of(index.dtype()));
+            "tensors used as indices must be long, byte or bool tensors");
       plain.push_back(index);
     }
   }
   check(static_cast<int>(plain.size()) <= x.dim(), "too many indices for tensor of dimension {}",
         x.dim());
   return plain;
+}
+
+// The broadcast of `shape` with index `d`.
+Dims index_shape(const Dims& shape, const std::vector<Tensor>& indices, int d) {
+  try {
+    return broadcast_shapes(shape, indices[static_cast<size_t>(d)].sizes());
+  } catch (const ValueError&) {
+    std::string all;
+    for (const Tensor& index : indices) {
+      if (index.defined()) all += (all.empty() ? "" : ", ") + index.sizes().str();
+    }
+    fail("shape mismatch: indexing tensors could not be broadcast together with shapes {}", all);
+  }
 }
 
 }  // namespace
@@ -141,18 +153,23 @@ Tensor index_select(const Tensor& x, int64_t dim, const Tensor& index) {
 
 Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& source) {
   check(x.dim() > 0 && x.dim() == source.dim(),
-        "index_add(): self {} and source {} must have the same, non-zero number of dimensions",
+        "index_add_(): self {} and source {} must have the same, non-zero number of dimensions",
         x.sizes().str(), source.sizes().str());
   check(x.dtype() == source.dtype(),
-        "index_add(): self ({}) and source ({}) must have the same scalar type", name_of(x.dtype()),
-        name_of(source.dtype()));
+        "index_add_(): self ({}) and source ({}) must have the same scalar type",
+        name_of(x.dtype()), name_of(source.dtype()));
   const int d = wrap_dim(dim, x.dim());
-  const Tensor flat_index = checked_index("index_add", index, d, x.size(d));
+  check(index.numel() == source.size(d),
+        "index_add_(): Number of indices ({}) should be equal to source.size(dim): ({}), for dim: "
+        "{}",
+        index.numel(), source.size(d), d);
+  const Tensor flat_index = checked_index("index_add_", index, d, x.size(d));
   Dims expected = x.sizes();
   expected[d] = flat_index.numel();
   check(source.sizes() == expected,
-        "index_add(): source of {} does not match self of {} with {} indices along dimension {}",
-        source.sizes().str(), x.sizes().str(), flat_index.numel(), d);
+        "source tensor shape must match self tensor shape, excluding the specified dimension. Got "
+        "self.shape = {} source.shape = {}",
+        x.sizes().str(), source.sizes().str());
   const Tensor y = empty_dense(x.sizes(), x.dtype(), x.device());
   backend_of(x).copy(y, x);
   backend_of(x).index_add(y, d, flat_index, source.detach().contiguous());
@@ -180,7 +197,7 @@ Tensor index(const Tensor& x, const std::vector<Tensor>& indices) {
     if (first < 0) first = d;
     last = d;
     order.push_back(d);
-    shape = broadcast_shapes(shape, plain[static_cast<size_t>(d)].sizes());
+    shape = index_shape(shape, plain, d);
   }
   if (order.empty()) return x;
   const int count = order.size();
@@ -241,8 +258,7 @@ Tensor nonzero(const Tensor& x) {
 }
 
 Tensor masked_select(const Tensor& x, const Tensor& mask) {
-  check(mask.dtype() == DType::kBool,
-        "masked_select: expected BoolTensor for mask, but got mask of {}", name_of(mask.dtype()));
+  check(mask.dtype() == DType::kBool, "masked_select: expected BoolTensor or ByteTensor for mask");
   const Dims sizes = broadcast_shapes(x.sizes(), mask.sizes());
   const Tensor full = x.expand(sizes);
   const Tensor positions = nonzero(mask.expand(sizes).reshape({-1})).reshape({-1});

@@ -1,5 +1,8 @@
 #include "lockstep/engine/ops/join.h"
 
+#include <array>
+#include <utility>
+
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/index.h"
@@ -201,7 +204,8 @@ Tensor repeat(const Tensor& x, const Dims& repeats) {
   for (int64_t n : x.sizes()) padded.push_back(n);
   Tensor y = x.detach().reshape(padded);
   for (int d = repeats.size() - 1; d >= 0; --d) {
-    check(repeats[d] >= 0, "Trying to create tensor with negative dimension {}", repeats[d]);
+    check(repeats[d] >= 0, "Trying to create tensor with negative dimension {}",
+          repeats[d] * padded[d]);
     if (repeats[d] == 1) continue;
     if (repeats[d] == 0) {
       y = y.narrow(d, 0, 0);
@@ -219,7 +223,10 @@ Tensor repeat(const Tensor& x, const Dims& repeats) {
 
 Tensor flip(const Tensor& x, const Dims& dims) {
   Tensor y = x;
+  std::array<bool, kMaxDims> done{};
   for (int64_t wanted : dims) {
+    const auto d = static_cast<size_t>(wrap_dim(wanted, x.dim()));
+    check(!std::exchange(done[d], true), "dim {} appears multiple times in the list of dims", d);
     const int64_t n = x.size(wanted);
     if (n == 0) continue;
     y = index_select(y, wanted, arange(n - 1, -1, -1).to(x.device()));

@@ -307,7 +307,7 @@ Tensor masked_fill(const Tensor& x, const Tensor& mask, const Operand& value) {
         name_of(mask.dtype()));
   const Tensor number = value.is_tensor() ? value.tensor() : Tensor();
   check(!number.defined() || number.dim() == 0,
-        "masked_fill only supports a 0-dimensional value tensor, but got tensor with {} "
+        "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with {} "
         "dimension(s).",
         number.defined() ? number.dim() : 0);
   Tensor y;

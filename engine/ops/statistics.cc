@@ -38,11 +38,6 @@ Dims dropped_sizes(const Tensor& x, const Dims& dims) {
   return sizes;
 }
 
-void check_floating(const char* op, const Tensor& x) {
-  check(is_floating(x.dtype()), "{} only support floating point and complex dtypes, got {}", op,
-        name_of(x.dtype()));
-}
-
 struct ReduceNode : OpNode<2> {
   Dims dims, kept;
 };
@@ -117,7 +112,8 @@ double count_over(const Tensor& x, const Dims& kept) {
 
 template <typename NodeType>
 Tensor variance(const Tensor& x, const Dims& dims, int64_t correction, bool keepdim, bool root) {
-  check_floating(root ? "std" : "var", x);
+  check(is_floating(x.dtype()),
+        "std and var only support floating point and complex dtypes, got {}", name_of(x.dtype()));
   const Dims kept = kept_sizes(x, dims);
   const double divisor = std::max(0.0, count_over(x, kept) - static_cast<double>(correction));
   Tensor y;
@@ -147,7 +143,7 @@ Tensor std(const Tensor& x, const Dims& dims, int64_t correction, bool keepdim) 
 }
 
 Tensor logsumexp(const Tensor& x, const Dims& dims, bool keepdim) {
-  check(is_floating(x.dtype()), "logsumexp(): Expected floating point type for result tensor");
+  if (!is_floating(x.dtype())) return logsumexp(x.to(DType::kFloat32), dims, keepdim);
   const Dims kept = kept_sizes(x, dims);
   Tensor y;
   {
