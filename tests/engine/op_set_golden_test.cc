@@ -343,5 +343,62 @@ TEST(OpSet, Gradgradcheck) {
   EXPECT_GT(checked, 300);
 }
 
+TEST(OpSet, MembersAreTheFunctions) {
+  const Tensor x = mul(add(rand({3, 4}), 0.5), 2), y = rand({4, 3}), b = rand({2, 3, 3});
+  const Tensor at = tensor({int64_t{2}, int64_t{0}}), places = zeros({2, 4}, {DType::kInt64});
+  const Tensor mask = gt(x, 1.5);
+  const auto same = [](const Tensor& a, const Tensor& c) {
+    EXPECT_EQ(a.sizes(), c.sizes());
+    EXPECT_EQ(a.to_vector(), c.to_vector());
+  };
+#define SAME(op, ...) same(x.op(__VA_ARGS__), op(x __VA_OPT__(, ) __VA_ARGS__))
+  SAME(exp);
+  SAME(log);
+  SAME(sqrt);
+  SAME(abs);
+  SAME(sin);
+  SAME(cos);
+  SAME(tanh);
+  SAME(sigmoid);
+  SAME(relu);
+  SAME(pow, 1.5);
+  SAME(clamp, 1.2, 1.8);
+  SAME(softmax, 0);
+  SAME(log_softmax, 1);
+  SAME(matmul, y);
+  SAME(mm, y);
+  same(b.bmm(b), bmm(b, b));
+  SAME(norm, 3.0);
+  SAME(argmax);
+  SAME(argmin);
+  SAME(argmin, 1);
+  same(x.max(1).values, max(x, 1).values);
+  same(x.min(0, true).indices, min(x, 0, true).indices);
+  SAME(prod);
+  SAME(prod, 1);
+  SAME(var);
+  SAME(std, Dims{0}, 0, true);
+  SAME(logsumexp, Dims{1});
+  SAME(cumsum, 0);
+  same(x.sort(0, true).values, sort(x, 0, true).values);
+  SAME(argsort, 1);
+  same(x.topk(2).indices, topk(x, 2).indices);
+  SAME(index, {at});
+  SAME(index_select, 0, at);
+  SAME(index_add, 0, at, ones({2, 4}));
+  SAME(gather, 0, places);
+  SAME(scatter_add, 0, places, ones({2, 4}));
+  SAME(masked_select, mask);
+  SAME(masked_fill, mask, 7);
+  SAME(nonzero);
+  SAME(tril, 1);
+  SAME(triu, -1);
+  SAME(repeat, Dims{2, 1});
+  SAME(flip, Dims{0});
+  same(x.split(2)[1], split(x, 2)[1]);
+  same(x.chunk(2, 1)[1], chunk(x, 2, 1)[1]);
+#undef SAME
+}
+
 }  // namespace
 }  // namespace lockstep::testing
