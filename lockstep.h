@@ -5,6 +5,7 @@
 #include "lockstep/data/fashion_mnist.h"
 #include "lockstep/data/idx.h"
 #include "lockstep/data/loader.h"
+#include "lockstep/data/safetensors.h"
 #include "lockstep/data/sampler.h"
 #include "lockstep/data/step.h"
 #include "lockstep/distributed/data_parallel.h"
