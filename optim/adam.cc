@@ -27,6 +27,12 @@ Adam::Adam(std::vector<ParamGroup<Options>> groups, bool decoupled_weight_decay)
   check(!groups_.empty(), "optimizer got an empty parameter list");
 }
 
+std::vector<Optimizer::Rates> Adam::rates() {
+  std::vector<Rates> result;
+  for (auto& group : groups_) result.push_back({&group.options.lr, &group.options.beta1});
+  return result;
+}
+
 void Adam::step() {
   for (size_t g = 0; g < groups_.size(); ++g) {
     const Options& o = groups_[g].options;

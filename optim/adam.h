@@ -25,6 +25,7 @@ class Adam : public Optimizer {
   explicit Adam(std::vector<Tensor> parameters, Options options = {});
   explicit Adam(std::vector<ParamGroup<Options>> groups);
   void step() override;
+  std::vector<Rates> rates() override;
   std::vector<ParamGroup<Options>>& groups() { return groups_; }
 
  protected:

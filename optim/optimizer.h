@@ -22,6 +22,13 @@ class Optimizer {
   void zero_grad();
   const std::vector<Tensor>& parameters() const { return parameters_; }
 
+  // What a schedule may change of each parameter group, in place; until the groups change.
+  struct Rates {
+    double* lr;
+    double* momentum;  // SGD's and RMSprop's, Adam's beta1; null where there is none
+  };
+  virtual std::vector<Rates> rates() = 0;
+
  protected:
   Optimizer() = default;
   // Throws ValueError on an empty list, a repeated parameter or one that is not a leaf.
@@ -37,7 +44,9 @@ class Optimizer {
   OptimizerSegment segment(const Tensor& parameter, State& state, int buffers);
 
  private:
+  friend class Schedule;
   std::vector<Tensor> parameters_;
+  std::vector<double> initial_lrs_;  // each group's before the first schedule; empty without any
 };
 
 // Parameters that share hyperparameters. Options may be changed between steps, by a schedule say.

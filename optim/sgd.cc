@@ -22,6 +22,12 @@ SGD::SGD(std::vector<ParamGroup<Options>> groups) : groups_(std::move(groups)) {
   check(!groups_.empty(), "optimizer got an empty parameter list");
 }
 
+std::vector<Optimizer::Rates> SGD::rates() {
+  std::vector<Rates> result;
+  for (auto& group : groups_) result.push_back({&group.options.lr, &group.options.momentum});
+  return result;
+}
+
 void SGD::step() {
   for (size_t g = 0; g < groups_.size(); ++g) {
     const Options& o = groups_[g].options;

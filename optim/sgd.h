@@ -22,6 +22,7 @@ class SGD : public Optimizer {
   explicit SGD(std::vector<Tensor> parameters, Options options = {});
   explicit SGD(std::vector<ParamGroup<Options>> groups);
   void step() override;
+  std::vector<Rates> rates() override;
   std::vector<ParamGroup<Options>>& groups() { return groups_; }
 
  private:
