@@ -16,6 +16,7 @@
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/gradcheck.h"
 #include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/autograd/picture.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/print.h"
