@@ -40,7 +40,7 @@ void regression(const Tour& tour) {
   section("EXAMPLE");
   note("Random numbers from here on: for them, what holds whatever they are.");
   cell("13");
-  auto W = randn({10, 1}, tour.sized(true));  // NOLINT(readability-identifier-naming)
+  auto W = randn({10, 1}, tour.sized(true));
   const auto b = randn({1}, tour.sized(true));
   cell("14");
   print("W:", kind(W));

@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "lockstep/data/safetensors_header.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/nn/nn.h"
@@ -52,7 +53,7 @@ void expect_refused(const std::string& bytes, const std::vector<std::string>& me
   write_file(path, bytes);
   try {
     read_safetensors(path);
-    FAIL() << "read without complaint: " << bytes.substr(8, 200);
+    FAIL() << "read without complaint: " << bytes.substr(0, 200);
   } catch (const DataError& error) {
     const std::string text = error.what();
     EXPECT_NE(text.find(path.string()), std::string::npos) << text;
@@ -272,6 +273,42 @@ TEST(Safetensors, RefusesShapesWhoseSizeOverflows) {
 TEST(Safetensors, RefusesABoolThatIsNone) {
   const std::string header = "{" + entry("a", "BOOL", "[2]", "[0,2]") + "}";
   expect_refused(with_length(header.size(), header + "\1\2"), {"tensor \"a\"", "found 2"});
+}
+
+// Whatever happens to a byte: the file is read, or refused with a DataError.
+TEST(Safetensors, SurvivesAnyDamage) {
+  const std::string whole = bytes_of_file(golden_file());
+  const size_t data_begin = whole.size() - 124;
+  const std::string header = whole.substr(8, data_begin - 8);
+  const auto is_refused = [&](const std::string& json) {
+    try {
+      parse_safetensors_header(json, 124, "file");
+      return false;
+    } catch (const DataError&) {
+      return true;
+    }
+  };
+  EXPECT_FALSE(is_refused(header));
+  size_t refused = 0;
+  for (size_t i = 0; i < header.size(); ++i) {
+    for (const char c : {'0', '9', '"', '\\', '[', '}', ' ', '\0', '\xff'}) {
+      std::string damaged = header;
+      damaged[i] = c;
+      refused += is_refused(damaged);
+    }
+  }
+  EXPECT_GT(refused, 6 * header.size());  // the rest are other names, or no change at all
+  for (size_t length = 0; length < header.size() - 8; ++length) {
+    EXPECT_TRUE(is_refused(header.substr(0, length))) << "header cut to " << length;
+  }
+  for (size_t length = 0; length < whole.size(); length += 31) {
+    expect_refused(whole.substr(0, length), {});
+  }
+  for (size_t i = 0; i < 8; ++i) {
+    std::string damaged = whole;
+    damaged[i] = static_cast<char>(damaged[i] ^ 0x41);
+    expect_refused(damaged, {});
+  }
 }
 
 struct Net : nn::Module {
