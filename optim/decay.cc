@@ -6,8 +6,8 @@
 
 namespace lockstep::optim {
 
-LambdaLR::LambdaLR(Optimizer& optimizer, Factor factor)
-    : LambdaLR(optimizer, std::vector<Factor>(optimizer.rates().size(), std::move(factor))) {}
+LambdaLR::LambdaLR(Optimizer& optimizer, const Factor& factor)
+    : LambdaLR(optimizer, std::vector<Factor>(optimizer.rates().size(), factor)) {}
 
 LambdaLR::LambdaLR(Optimizer& optimizer, std::vector<Factor> factors)
     : Schedule(optimizer), factors_(std::move(factors)) {

@@ -11,7 +11,7 @@ namespace lockstep::optim {
 class LambdaLR final : public Schedule {
  public:
   using Factor = std::function<double(int64_t step)>;
-  LambdaLR(Optimizer& optimizer, Factor factor);
+  LambdaLR(Optimizer& optimizer, const Factor& factor);
   LambdaLR(Optimizer& optimizer, std::vector<Factor> factors);
 
  private:

@@ -63,7 +63,7 @@ void manual_gradient(const Tour& tour) {
 
   const auto dloss_dy_pred = (y_pred - y) / (y_pred * (1 - y_pred));
   const auto dy_pred_dz = y_pred * (1 - y_pred);
-  const auto dz_dw = x;
+  const auto& dz_dw = x;
   const auto dz_db = 1;
   const auto dloss_dw = dloss_dy_pred * dy_pred_dz * dz_dw;
   const auto dloss_db = dloss_dy_pred * dy_pred_dz * dz_db;

@@ -23,11 +23,11 @@ struct Tour {
   }
 };
 
-void vectors(const Tour& tour);           // notebook 000
-void first_steps(const Tour& tour);       // notebook 001
-void computing_derivatives(const Tour&);  // notebook 002
-void examples_to_training(const Tour&);   // notebook 003
-void tensors_and_functions(const Tour&);  // notebook 004
+void vectors(const Tour& tour);                // notebook 000
+void first_steps(const Tour& tour);            // notebook 001
+void computing_derivatives(const Tour& tour);  // notebook 002
+void examples_to_training(const Tour& tour);   // notebook 003
+void tensors_and_functions(const Tour& tour);  // notebook 004
 
 // -- headings and remarks
 void notebook(const std::string& title);

@@ -72,16 +72,16 @@ Tensor bfloat16_bits(const std::vector<uint16_t>& bits) {
 // As GOLDEN in safetensors_golden.py.
 NamedTensors golden() {
   constexpr double kInf = std::numeric_limits<double>::infinity();
-  return {
-      {"counts", tensor({-(int64_t{1} << 62), int64_t{-1}, int64_t{0}, int64_t{1} << 62})},
-      {"weights.f64", tensor({{0.1, -2.5, kInf}, {1e-300, -0.0, 3.0}}, {.dtype = DType::kFloat64})},
-      {"empty", zeros({0, 3})},
-      {"scalar", tensor(-7.25)},
-      {"schräg", tensor({-3, -2, -1, 0, 1, 2}, {.dtype = DType::kInt32}).view({1, 2, 3})},
-      {"brain", bfloat16_bits({0x3f80, 0xc040, 0x7f80})},
-      {"half", tensor({1.5, -65504.0}, {.dtype = DType::kFloat16})},
-      {"pixels", tensor({0, 1, 255}, {.dtype = DType::kUInt8})},
-      {"mask", tensor({true, false, true})}};
+  return {{"counts", tensor({-(int64_t{1} << 62), int64_t{-1}, int64_t{0}, int64_t{1} << 62})},
+          {"weights.f64",
+           tensor({0.1, -2.5, kInf, 1e-300, -0.0, 3.0}, {.dtype = DType::kFloat64}).view({2, 3})},
+          {"empty", zeros({0, 3})},
+          {"scalar", tensor(-7.25)},
+          {"schräg", tensor({-3, -2, -1, 0, 1, 2}, {.dtype = DType::kInt32}).view({1, 2, 3})},
+          {"brain", bfloat16_bits({0x3f80, 0xc040, 0x7f80})},
+          {"half", tensor({1.5, -65504.0}, {.dtype = DType::kFloat16})},
+          {"pixels", tensor({0, 1, 255}, {.dtype = DType::kUInt8})},
+          {"mask", tensor({true, false, true})}};
 }
 
 std::filesystem::path golden_file() {
@@ -135,7 +135,7 @@ TEST(Safetensors, KeepsTheOrderOfNamesAndAlignsValues) {
 
 TEST(Safetensors, WritesViewsAndTensorsThatRequireGrad) {
   const TempDir dir;
-  const Tensor matrix = tensor({{1.0, 2.0, 3.0}, {4.0, 5.0, 6.0}}, {.requires_grad = true});
+  const Tensor matrix = tensor({1.0, 2.0, 3.0, 4.0, 5.0, 6.0}).view({2, 3}).requires_grad_();
   write_safetensors(dir / "file", {{"t", matrix.t()}, {"row", matrix[1]}});
   const auto read = read_safetensors(dir / "file").tensors;
   EXPECT_EQ(read[0].second.str(), "tensor([[1., 4.],\n        [2., 5.],\n        [3., 6.]])");

@@ -81,7 +81,7 @@ TEST(Schedules, FollowPyTorch) {
   sgd("lambdas", one(std::type_identity<LambdaLR>(),
                      std::vector<LambdaLR::Factor>{
                          [](int64_t t) { return 1.0 / static_cast<double>(1 + t); },
-                         [](int64_t t) { return std::pow(0.5, static_cast<double>(t / 4)); }}));
+                         [](int64_t t) { return std::ldexp(1.0, -static_cast<int>(t / 4)); }}));
   sgd("cosine", one(std::type_identity<CosineAnnealingLR>(), 8, 0.001));
   sgd("cosine_long", one(std::type_identity<CosineAnnealingLR>(), 40));
   sgd("warm_restarts", one(std::type_identity<CosineAnnealingWarmRestarts>(), 5));
