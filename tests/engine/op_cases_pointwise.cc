@@ -71,6 +71,7 @@ ROW(gt, gt(x[0], x[1]), x[0] > x[1], false, kAny, kAny)
 ROW(ge, ge(x[0], x[1]), x[0] >= x[1], false, kAny, kAny)
 // The condition is drawn as one more argument.
 ROW(where, where(gt(x[0], 0), x[1], x[2]), x[0] > 0 ? x[1] : x[2], true, kAny, kAny, kAny)
+#include "engine/pointwise_rows_more.h"
 #undef ROW
 
 struct Shapes {

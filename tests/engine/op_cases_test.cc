@@ -23,6 +23,7 @@ const std::vector<OpCase>& all_op_cases() {
     add_pointwise_cases(cases);
     add_dense_cases(cases);
     add_shape_cases(cases);
+    add_more_cases(cases);
     return cases;
   }();
   return kCases;
