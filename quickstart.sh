@@ -37,12 +37,15 @@ die() {
 
 scripts/install_packages.sh build
 
-if [[ -f build/build.ninja || -f build/Makefile ]]; then
+if grep -qs '^CMAKE_BUILD_TYPE:[A-Z]*=Release$' build/CMakeCache.txt &&
+  [[ -f build/build.ninja || -f build/Makefile ]]; then
   say 'Configuring: build/ is configured'
 else
   say 'Configuring a Release build in build/'
   mkdir -p build
-  cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release >build/configure.log 2>&1 || {
+  generator=()
+  [[ -f build/CMakeCache.txt ]] || generator=(-G Ninja)
+  cmake -S . -B build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release >build/configure.log 2>&1 || {
     cat build/configure.log >&2
     die 'configuring failed, see above'
   }

@@ -171,8 +171,10 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
       sizes = t.sizes();
       device = t.device();
     } else {
-      check(t.device() == device, "[{}] tensors are on different devices, {} and {}", name,
-            device.str(), t.device().str());
+      if (t.device() != device) [[unlikely]] {
+        fail("[{}] tensors are on different devices, {} and {}", name, device.str(),
+             t.device().str());
+      }
       if (!(t.sizes() == sizes)) {
         sizes = broadcast_shapes(sizes, t.sizes());
         same_shape = false;

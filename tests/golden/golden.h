@@ -1,7 +1,5 @@
 #pragma once
 
-#include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
@@ -13,12 +11,7 @@
 namespace lockstep::golden {
 
 // A file of this folder; the script that wrote it lies beside it.
-inline nlohmann::json read(const std::string& name) {
-  const auto path = std::filesystem::path(__FILE__).parent_path() / name;
-  std::ifstream file(path);
-  EXPECT_TRUE(file.good()) << path;
-  return nlohmann::json::parse(file);
-}
+nlohmann::json read(const std::string& name);
 
 // Element by element, |a - b| <= rtol |b| + atol.
 inline void expect_close(const std::vector<double>& actual, const std::vector<double>& expected,

@@ -16,7 +16,7 @@ file(RENAME ${SCRATCH}/installed ${SCRATCH}/moved)
 
 # Nothing that Lockstep itself is built on may be looked for.
 set(withheld "")
-foreach(package MPI fmt spdlog CLI11 nlohmann_json ZLIB Threads)
+foreach(package MPI fmt spdlog CLI11 nlohmann_json ZLIB OpenSSL Threads)
   list(APPEND withheld -DCMAKE_DISABLE_FIND_PACKAGE_${package}=ON)
 endforeach()
 run(${CMAKE_COMMAND} -S ${CONSUMER} -B ${SCRATCH}/build -G ${GENERATOR}

@@ -30,6 +30,7 @@ expect(optim/o.h "#include \"lockstep/data/d.h\"\n" "optim sees only: optim, nn,
 expect(data/d.h "#include \"lockstep/optim/o.h\"\n" "data sees only: data, nn, engine")
 expect(nn/n.cc "#include \"lockstep/optim/o.h\"\n" "nn sees only: nn, engine")
 expect(nn/n.cc "#include \"lockstep/nn/gone.h\"\n" "does not exist")
+expect(engine/a.h "#include <lockstep/nn/n.h>\n" "write it in quotes")
 expect(nn/n.cc "#include \"n.h\"\n" "write \"lockstep/")
 expect(nn/n.cc "#include \"lockstep/lockstep.h\"\n" "write \"lockstep/<floor>")
 expect(engine/b.h "// nothing\n" "has no #pragma once")
