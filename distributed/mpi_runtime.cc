@@ -1,10 +1,12 @@
 #include "lockstep/distributed/mpi_runtime.h"
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <set>
 #include <string>
+#include <thread>
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -58,6 +60,20 @@ void forget_names_of_open_mpi() {
     }
   }
   LOCKSTEP_MPI(MPI_Comm_free(&node));
+}
+
+// MPI_Finalize meets its peers in the launcher, and Open MPI's mpirun may then hang for good when
+// some of them end with an error instead. So they meet here before: a rank whose peer has failed
+// stays in this loop until the launcher, which is free to act, ends it.
+void wait_until_all_end_well() {
+  MPI_Request all_here = MPI_REQUEST_NULL;
+  LOCKSTEP_MPI(MPI_Ibarrier(MPI_COMM_WORLD, &all_here));
+  for (;;) {
+    int done = 0;
+    LOCKSTEP_MPI(MPI_Test(&all_here, &done, MPI_STATUS_IGNORE));
+    if (done != 0) return;
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
 }
 
 }  // namespace
@@ -123,6 +139,7 @@ void finalize() {
     const int file = open(g_own_segment.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     if (file >= 0) close(file);
   }
+  wait_until_all_end_well();
   MPI_Finalize();
 }
 

@@ -35,7 +35,8 @@ bool initialized();  // started and not yet ended, by whomever
 int world_rank();    // both need initialized()
 int world_size();
 
-// Ends MPI if initialize() started it and no failure was marked. Collective. Idempotent.
+// Ends MPI if initialize() started it and no failure was marked. Collective: it waits until every
+// rank ends well. Idempotent.
 void finalize();
 
 // From now on finalize() does nothing. Groups call it when they are aborted.
