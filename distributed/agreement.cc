@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 
 #include "lockstep/engine/tensor/check.h"
@@ -109,6 +110,18 @@ void verify_same_model(ProcessGroup& group, const NamedTensors& parameters,
   if (group.size() == 1) return;
   verify_same(group, parameters, "params");
   verify_same(group, buffers, "buffers");
+}
+
+NumberMark mark_of(int64_t number, int world) {
+  constexpr double kExact = 1 << 24;  // float32 holds every integer up to here
+  const auto modulus = std::max<int64_t>(2, static_cast<int64_t>(std::sqrt(kExact / world)));
+  const auto rest = static_cast<double>((number % modulus + modulus) % modulus);
+  return {rest, rest * rest};
+}
+
+// Cauchy-Schwarz: (sum of x)^2 <= world * (sum of x^2), with equality for equal x only.
+bool marks_agree(const NumberMark& sum, int world) {
+  return sum.value * sum.value == world * sum.square;
 }
 
 }  // namespace lockstep::distributed

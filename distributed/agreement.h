@@ -20,4 +20,15 @@ void throw_together(ProcessGroup& group, const std::string& what, const std::str
 void verify_same_model(ProcessGroup& group, const NamedTensors& parameters,
                        const NamedTensors& buffers);
 
+// A number that must be the same on all of `world` ranks, compared without a message of its own:
+// each rank adds its mark to something that is summed over the ranks anyway, and every rank reads
+// from the two sums alike whether all numbers were equal. The marks are integers so small that
+// float32 sums them exactly, so numbers that differ by a multiple of some 4000 / sqrt(world) pass
+// for equal.
+struct NumberMark {
+  double value = 0.0, square = 0.0;
+};
+NumberMark mark_of(int64_t number, int world);
+bool marks_agree(const NumberMark& sum, int world);
+
 }  // namespace lockstep::distributed

@@ -138,11 +138,16 @@ void DataParallel::launch_ready() {
   }
 }
 
-void DataParallel::launch_rest() {
+void DataParallel::launch_rest(bool poisoned) {
   for (; next_bucket_ < buckets_.size(); ++next_bucket_) {
     double extras[Bucket::kExtras] = {};
-    if (next_bucket_ + 1 == buckets_.size()) split(loss_sum_, &extras[0], &extras[1]);
-    buckets_[next_bucket_]->launch(*group_, poisoned_, extras);
+    if (next_bucket_ + 1 == buckets_.size()) {
+      split(loss_sum_, &extras[0], &extras[1]);
+      const NumberMark step = mark_of(step_index_, group_->size());
+      extras[2] = step.value;
+      extras[3] = step.square;
+    }
+    buckets_[next_bucket_]->launch(*group_, poisoned, extras);
   }
 }
 
@@ -153,12 +158,14 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
                "add the losses up first",
                scope ? scope->at_ : 0, step_index_);
   const bool final = !scope || scope->last();
-  if (!scope) loss_sum_ = 0.0;
+  if (!scope) {
+    loss_sum_ = 0.0;
+    step_index_ = kNoStep;
+  }
   std::exception_ptr failure;
   if (final) {
     for (const auto& bucket : buckets_) bucket->begin();
     next_bucket_ = 0;
-    poisoned_ = false;
     communicating_ = true;
   }
   try {
@@ -190,27 +197,26 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
 }
 
 void DataParallel::finish(const std::exception_ptr& failure) {
-  poisoned_ = static_cast<bool>(failure);
-  launch_rest();
+  launch_rest(static_cast<bool>(failure));
   const auto backward_done = Clock::now();
-  bool poisoned = false;
-  double loss = 0.0;
+  Bucket::Outcome last;  // the last bucket knows how the step went
   double communication = 0.0;
   Clock::time_point busy_until{};
   for (const auto& bucket : buckets_) {
-    const Bucket::Outcome outcome = bucket->finish();
-    poisoned = outcome.poisoned;  // the last bucket knows
-    loss = outcome.extras[0] + outcome.extras[1];
-    const auto begin = std::max(outcome.times.launched, busy_until);
-    if (outcome.times.finished > begin) {
-      communication += std::chrono::duration<double>(outcome.times.finished - begin).count();
-      busy_until = outcome.times.finished;
+    last = bucket->finish();
+    const auto begin = std::max(last.times.launched, busy_until);
+    if (last.times.finished > begin) {
+      communication += std::chrono::duration<double>(last.times.finished - begin).count();
+      busy_until = last.times.finished;
     }
   }
-  if (poisoned) throw_poisoned(failure);
+  if (!marks_agree({last.extras[2], last.extras[3]}, group_->size())) {
+    throw_different_steps(failure);
+  }
+  if (last.poisoned) throw_poisoned(failure);
   if (group_->size() > 1) synchronize_buffers();
   const std::chrono::duration<double> exposed = Clock::now() - backward_done;
-  last_.loss = loss;
+  last_.loss = last.extras[0] + last.extras[1];
   last_.has_loss = true;
   last_.communication_seconds = group_->size() > 1 ? communication : 0.0;
   last_.exposed_communication_seconds =
@@ -228,9 +234,34 @@ void DataParallel::throw_poisoned(const std::exception_ptr& failure) {
     message += fmt::format("{}rank {} failed: {}", message.empty() ? "" : "; ", r, texts[r]);
   }
   fail<DistributedError>(
-      "[data_parallel] the backward of step {} was given up because {}. All gradients of the step "
-      "are discarded",
-      step_index_, message);
+      "[data_parallel] the backward of {} was given up because {}. All gradients of the step are "
+      "discarded",
+      step_name(), message);
+}
+
+// This rank's gradients were added to those of another step.
+void DataParallel::throw_different_steps(const std::exception_ptr& failure) {
+  for (const auto& bucket : buckets_) bucket->discard();
+  std::string mine = step_name();
+  if (failure) mine += fmt::format(" (which fails with: {})", exception_text(failure));
+  const auto texts = exchange_texts(*group_, mine);
+  std::map<std::string, std::vector<size_t>> ranks;
+  for (size_t r = 0; r < texts.size(); ++r) ranks[texts[r]].push_back(r);
+  std::string message;
+  for (const auto& [step, members] : ranks) {
+    message += fmt::format("{}{} {} in {}", message.empty() ? "" : ", ",
+                           members.size() == 1 ? "rank" : "ranks", fmt::join(members, ", "), step);
+  }
+  fail<DistributedError>(
+      "[data_parallel] the ranks are in different steps: {}; this is rank {}. A rank that leaves a "
+      "step early (break, or a caught exception) must not go on alone: let all ranks leave it, or "
+      "let the exception end the job. All gradients are discarded",
+      message, group_->rank());
+}
+
+std::string DataParallel::step_name() const {
+  return step_index_ == kNoStep ? "a backward() outside accumulate()"
+                                : fmt::format("step {}", step_index_);
 }
 
 // -- Accumulation

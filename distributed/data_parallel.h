@@ -5,6 +5,7 @@
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "lockstep/data/step.h"
@@ -45,8 +46,14 @@ struct DataParallelOptions {
 //
 // A parameter that gets no gradient on some ranks counts as zero there; one that gets none anywhere
 // keeps its grad() undefined. If backward throws on one rank, every rank throws for that step, all
-// gradients are undefined afterwards and the next step works. The same holds for a step that is
-// left before its last micro-batch's backward.
+// gradients are undefined afterwards and the next step works.
+//
+// A step that is left before its last micro-batch's backward, by break or by an exception that the
+// program catches, leaves no gradients behind either. But only a step that every rank leaves is
+// over: the peers of a rank that goes on alone still wait for it, and its next backward would be
+// added to their old one. Each reduction therefore carries the index of its step, and where the
+// ranks' differ all of them throw. A backward() outside accumulate() has no index: a rank that
+// skips one of those goes unnoticed until the ranks disagree on something else.
 //
 // The model must outlive this object. Afterwards its parameters stay where they are.
 class DataParallel {
@@ -78,16 +85,19 @@ class DataParallel {
 
  private:
   using Clock = std::chrono::steady_clock;
+  static constexpr int64_t kNoStep = -1;  // a backward outside accumulate()
 
   void make_buckets(const DataParallelOptions& options);
   void move_buffers();
   void broadcast_from_root();
   void on_gradient(size_t bucket, size_t entry);
   void launch_ready();
-  void launch_rest();
+  void launch_rest(bool poisoned);
   // Ends the step's communication; `failure` is what this rank's backward threw.
   void finish(const std::exception_ptr& failure);
   void throw_poisoned(const std::exception_ptr& failure);
+  void throw_different_steps(const std::exception_ptr& failure);
+  std::string step_name() const;
 
   std::shared_ptr<ProcessGroup> group_;
   NamedTensors parameters_, buffers_;
@@ -103,10 +113,9 @@ class DataParallel {
   // The step under way.
   Accumulation* accumulation_ = nullptr;
   bool communicating_ = false;  // in the backward that fires the all-reduces
-  bool poisoned_ = false;
   size_t next_bucket_ = 0;
   double loss_sum_ = 0.0;  // this rank's weighted losses
-  int64_t step_index_ = 0;
+  int64_t step_index_ = kNoStep;
   data::StepReport last_;
   friend class Accumulation;
 };

@@ -240,6 +240,121 @@ void step_left_early(ProcessGroup& group) {
   }
 }
 
+// One rank leaves a step and goes on alone, its peers are still in the old one: nobody may go on
+// with the sum of two steps' gradients.
+void a_rank_leaves_a_step_alone(ProcessGroup& group) {
+  enum class How { kBreak, kCaught, kSkipped };
+  const auto last = group.size() - 1;
+  for (const auto& options : {kOneBucket, kBucketEach}) {
+    for (const How how : {How::kBreak, How::kCaught, How::kSkipped}) {
+      for (const int leaver : {0, last}) {
+        const auto alone = make_net<Mlp>(DType::kFloat32), net = make_net<Mlp>(DType::kFloat32);
+        DataParallel replicas(*net, share_of(group), options);
+        const Samples all = make_samples(4 * group.size(), Mlp::kInput, DType::kFloat32, 0);
+        const auto step_of = [&](int64_t index) {
+          return make_step(all, group.rank(), group.size(), 2, index);
+        };
+        auto step = step_of(40);
+        run_step(replicas, *net, step);
+        net->zero_grad();
+        step = step_of(41);
+        if (group.rank() == leaver && how == How::kBreak) {
+          for (auto& m : replicas.accumulate(step)) {
+            replicas.backward(net->loss(m.x, m.y, m.index), m.size());
+            break;
+          }
+        } else if (group.rank() == leaver && how == How::kCaught) {
+          try {
+            for (auto& m : replicas.accumulate(step)) {
+              if (&m == &step.micros.back()) throw Boom("in forward");
+              replicas.backward(net->loss(m.x, m.y, m.index), m.size());
+            }
+          } catch (const Boom&) {
+          }
+        }
+        if (group.rank() == leaver) step = step_of(42);
+        std::string text;
+        try {
+          run_step(replicas, *net, step);
+          ADD_FAILURE() << "two steps were added up on rank " << group.rank();
+        } catch (const DistributedError& error) {
+          text = error.what();
+        }
+        std::string others = group.size() == 2 ? "rank" : "ranks";
+        for (int r = 0, n = 0; r < group.size(); ++r) {
+          if (r != leaver) others += (n++ == 0 ? " " : ", ") + std::to_string(r);
+        }
+        for (const std::string& part :
+             {others + " in step 41", "rank " + std::to_string(leaver) + " in step 42",
+              "this is rank " + std::to_string(group.rank()), std::string("caught exception")}) {
+          EXPECT_NE(text.find(part), std::string::npos) << text;
+        }
+        for (const auto& [name, p] : net->named_parameters()) {
+          EXPECT_FALSE(p.grad().defined()) << name << " kept a gradient of two steps";
+        }
+        // Together again.
+        step = step_of(43);
+        run_step(replicas, *net, step);
+        backward_alone(*alone, all, 2 * group.size(), 43);
+        expect_same_gradients(*net, *alone, 1e-6);
+      }
+    }
+  }
+}
+
+// The middle rank's step is the mean of the others': it must notice all the same. And a rank's own
+// failure does not hide that it is elsewhere.
+void every_rank_in_another_step(ProcessGroup& group) {
+  const auto net = make_net<Mlp>(DType::kFloat32);
+  DataParallel replicas(*net, share_of(group));
+  const Samples all = make_samples(2 * group.size(), Mlp::kInput, DType::kFloat32, 0);
+  for (const int64_t base : {int64_t{0}, int64_t{1} << 40}) {
+    for (const bool failing : {false, true}) {
+      auto step = make_step(all, group.rank(), group.size(), 1, base + group.rank());
+      autograd::HookHandle hook;
+      if (failing && group.rank() == 0) {
+        hook = net->fc2.weight.register_hook([](const Tensor&) -> Tensor { throw Boom("no"); });
+      }
+      try {
+        run_step(replicas, *net, step);
+        ADD_FAILURE() << "no error on rank " << group.rank();
+      } catch (const DistributedError& error) {
+        const std::string text = error.what();
+        for (int r = 0; r < group.size(); ++r) {
+          const std::string part = "rank " + std::to_string(r) + " in step " +
+                                   std::to_string(base + r) +
+                                   (failing && r == 0 ? " (which fails with: no)" : "");
+          EXPECT_NE(text.find(part), std::string::npos) << text;
+        }
+      }
+    }
+    auto step = make_step(all, group.rank(), group.size(), 1, base);
+    run_step(replicas, *net, step);  // no false alarm
+  }
+  // A step here, a backward of its own there.
+  auto step = make_step(all, group.rank(), group.size(), 1, 7);
+  EXPECT_THROW(
+      group.rank() == 0 ? run_step(replicas, *net, step) : replicas.backward(sum(net->fc1.weight)),
+      DistributedError);
+}
+
+// A step that fails on one rank before its backward may be tried again: its peers wait for it.
+void a_rank_tries_a_step_again(ProcessGroup& group) {
+  const auto alone = make_net<Mlp>(DType::kFloat64), net = make_net<Mlp>(DType::kFloat64);
+  DataParallel replicas(*net, share_of(group), kSmallBuckets);
+  const Samples all = make_samples(4 * group.size(), Mlp::kInput, DType::kFloat64, 0);
+  auto step = make_step(all, group.rank(), group.size(), 2, 3);
+  if (group.rank() == 0) {
+    for (auto& m : replicas.accumulate(step)) {
+      replicas.backward(net->loss(m.x, m.y, m.index), m.size());
+      break;
+    }
+  }
+  run_step(replicas, *net, step);
+  backward_alone(*alone, all, 2 * group.size(), 3);
+  expect_same_gradients(*net, *alone, 1e-13);
+}
+
 void expect_error(const std::function<void()>& act, const std::string& part) {
   try {
     act();
@@ -569,6 +684,7 @@ const std::vector<Case>& data_parallel_cases() {
       CASE(failure_in_one_backward),
       CASE(several_ranks_fail_at_once),
       CASE(step_left_early),
+      CASE(a_rank_tries_a_step_again),
       CASE(missing_and_double_backward),
       CASE(other_misuse),
       CASE(construction_gives_every_rank_root_s_values),
@@ -582,7 +698,11 @@ const std::vector<Case>& data_parallel_cases() {
 }
 
 const std::vector<Case>& several_ranks_cases() {
-  static const std::vector<Case> kCases = {CASE(different_models)};
+  static const std::vector<Case> kCases = {
+      CASE(different_models),
+      CASE(a_rank_leaves_a_step_alone),
+      CASE(every_rank_in_another_step),
+  };
 #undef CASE
   return kCases;
 }
