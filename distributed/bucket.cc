@@ -57,6 +57,20 @@ Buffer Bucket::parameter_buffer() const {
 
 size_t Bucket::bytes() const { return static_cast<size_t>(elements_) * size_of(dtype_); }
 
+void Bucket::check_slots() const {
+  for (const Entry& entry : entries_) {
+    const auto slot = autograd::gradient_slot(entry.parameter);
+    check<Error>(slot == entry.slot,
+                 "[data_parallel] the gradient of parameter {} no longer arrives in this "
+                 "DataParallel: {}",
+                 entry.name,
+                 slot ? "another one has been made over the same parameter since; use the newest, "
+                        "and destroy this one"
+                      : "another one was made over the same parameter and destroyed, or the "
+                        "parameter was detached; make a new DataParallel");
+  }
+}
+
 void Bucket::begin() {
   pending_ = static_cast<int64_t>(entries_.size());
   for (Entry& entry : entries_) entry.ready = false;

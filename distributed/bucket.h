@@ -44,6 +44,10 @@ class Bucket {
   Buffer parameter_buffer() const;  // all parameters, for the initial broadcast
   size_t bytes() const;             // gradients and trailer
 
+  // Throws Error naming the first parameter that has been given another gradient slot, or none: its
+  // gradients no longer arrive here.
+  void check_slots() const;
+
   // -- one reduction: begin, mark_ready for what gets gradients, launch, finish
   void begin();
   // Returns true when every entry has become ready.

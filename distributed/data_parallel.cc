@@ -175,6 +175,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
           "[data_parallel] backward() takes a loss of one element, got {}",
           loss.defined() ? loss.sizes().str() : "an undefined tensor");
     check(samples >= 0, "[data_parallel] a loss over {} samples", samples);
+    for (const auto& bucket : buckets_) bucket->check_slots();
     if (scope && samples == 0) samples = scope->current().samples;
     const double weight =
         scope ? static_cast<double>(samples) / static_cast<double>(scope->step_.global_samples)

@@ -55,7 +55,8 @@ struct DataParallelOptions {
 // ranks' differ all of them throw. A backward() outside accumulate() has no index: a rank that
 // skips one of those goes unnoticed until the ranks disagree on something else.
 //
-// The model must outlive this object. Afterwards its parameters stay where they are.
+// A parameter belongs to the DataParallel that was made over it last; an older one throws when it
+// is used again. The model must outlive this object. Afterwards its parameters stay where they are.
 class DataParallel {
  public:
   class Accumulation;

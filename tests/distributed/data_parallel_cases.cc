@@ -518,6 +518,35 @@ void another_data_parallel_takes_over(ProcessGroup& group) {
   expect_same_gradients(*net, *alone, 1e-13);
 }
 
+// The older one would reduce gradients that never arrive: it must refuse, and leave the newer one's
+// alone.
+void an_older_data_parallel_refuses(ProcessGroup& group) {
+  const auto alone = make_net<Mlp>(DType::kFloat64), net = make_net<Mlp>(DType::kFloat64);
+  DataParallel older(*net, share_of(group), kBucketEach);
+  const Samples all = make_samples(2 * group.size(), Mlp::kInput, DType::kFloat64, 0);
+  const auto run = [&](DataParallel& replicas, int64_t index) {
+    auto step = make_step(all, group.rank(), group.size(), 2, index);
+    run_step(replicas, *net, step);
+  };
+  run(older, 0);
+  {
+    // Over a part of the net only.
+    DataParallel newer({{"fc2", net->fc2.weight}}, {}, share_of(group));
+    newer.backward(sum(net->fc2.weight));
+    const auto gradient = net->fc2.weight.grad().to_vector();
+    expect_error([&] { run(older, 1); }, "parameter fc2.weight no longer arrives");
+    expect_error([&] { older.backward(sum(net->fc1.weight)); }, "use the newest");
+    EXPECT_EQ(net->fc2.weight.grad().to_vector(), gradient);
+    newer.backward(sum(net->fc2.weight));
+  }
+  expect_error([&] { run(older, 2); }, "make a new DataParallel");
+  DataParallel newest(*net, share_of(group));
+  net->zero_grad();
+  run(newest, 3);
+  backward_alone(*alone, all, 2 * group.size(), 3);
+  expect_same_gradients(*net, *alone, 1e-13);
+}
+
 // -- when it communicates
 
 // Buckets go out in the midst of the last backward, in index order, and nowhere else.
@@ -691,6 +720,7 @@ const std::vector<Case>& data_parallel_cases() {
       CASE(replicas_stay_in_lockstep),
       CASE(random_numbers_belong_to_the_micro_batch),
       CASE(another_data_parallel_takes_over),
+      CASE(an_older_data_parallel_refuses),
       CASE(all_reduce_overlaps_backward),
       CASE(collectives_do_not_depend_on_the_graph),
   };
