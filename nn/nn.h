@@ -3,9 +3,11 @@
 // Every module.
 #include "lockstep/nn/batch_norm.h"
 #include "lockstep/nn/conv.h"
+#include "lockstep/nn/embedding.h"
 #include "lockstep/nn/init.h"
 #include "lockstep/nn/layers.h"
 #include "lockstep/nn/linear.h"
 #include "lockstep/nn/losses.h"
 #include "lockstep/nn/module.h"
+#include "lockstep/nn/norm.h"
 #include "lockstep/nn/sequential.h"
