@@ -76,6 +76,30 @@ Tensor embed_part(const Tensor& g, const Part& part) {
   return y;
 }
 
+// g with zeros in the part's place; its own adjoint.
+Tensor clear_part(const Tensor& g, const Part& part);
+
+struct ClearPartBackward final : OpNode<1> {
+  Part part;
+  std::string_view name() const override { return "SliceScatterBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = clear_part(gradients[0], part);
+  }
+};
+
+Tensor clear_part(const Tensor& g, const Part& part) {
+  Tensor y;
+  {
+    const NoGrad no_grad;
+    const Tensor flat = empty_dense({part.base_sizes.product()}, g.dtype(), g.device());
+    y = part.as_base(flat);
+    y.copy_(g);
+    part.as_part(flat).zero_();
+  }
+  if (auto node = record<ClearPartBackward>(y, g)) node->part = part;
+  return y;
+}
+
 // Edge 0 leads to the base's history before the write, the others to the writing op's other inputs.
 struct CopySlices final : Node {
   Part part;
@@ -87,12 +111,12 @@ struct CopySlices final : Node {
     const Tensor& g = gradients[0];
     std::vector<Tensor> inner = {take_part(g, part)};
     std::vector<Tensor> inner_results(write->edges().size());
-    const Tensor covered = inner[0];
     write->apply(inner, inner_results);
     if (needs(0)) {
-      const Tensor passed =
-          inner_results[0].defined() ? sub(inner_results[0], covered) : neg(covered);
-      results[0] = add(g, embed_part(passed, part));
+      results[0] = clear_part(g, part);
+      if (inner_results[0].defined()) {
+        results[0] = add(results[0], embed_part(inner_results[0], part));
+      }
     }
     for (size_t i = 1; i < results.size(); ++i) results[i] = inner_results[i];
   }

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include <gtest/gtest.h>
 
 #include "lockstep/engine/autograd/gradcheck.h"
@@ -33,6 +35,16 @@ TEST(ViewWrites, KeepTheRestOfTheBase) {
   y[1].mul_(5);
   y.sum().backward();
   EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{2, 10, 2}));
+}
+
+TEST(ViewWrites, PassOnTheVeryGradient) {
+  const Tensor x = tensor({1.0, 2.0, 3.0}, {.requires_grad = true});
+  const Tensor y = x * 1;
+  y[0].fill_(4);
+  y[1].mul_(0.1);
+  const Tensor g = tensor({INFINITY, 3.0e8, INFINITY});
+  y.backward(g);
+  EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{0, 3.0e8f * 0.1f, INFINITY}));
 }
 
 TEST(ViewWrites, OfAViewMadeBeforeTheBaseWasWritten) {
