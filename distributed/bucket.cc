@@ -13,15 +13,15 @@ int64_t aligned(int64_t elements) { return (elements + kAlignment - 1) / kAlignm
 
 }  // namespace
 
-Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters)
+Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extras)
     : dtype_(parameters.front().second.dtype()),
       device_(parameters.front().second.device()),
-      world_(group.size()) {
+      extras_(extras) {
   for (const auto& [name, p] : parameters) {
     entries_.push_back({name, p, trailer_, false, false, nullptr});
     trailer_ += aligned(p.numel());
   }
-  elements_ = trailer_ + static_cast<int64_t>(entries_.size()) + 1 + kExtras;
+  elements_ = trailer_ + static_cast<int64_t>(entries_.size()) + 1 + static_cast<int64_t>(extras);
   gradient_memory_ = group.allocate(bytes(), device_);
   parameter_memory_ = group.allocate(static_cast<size_t>(trailer_) * size_of(dtype_), device_);
   const autograd::NoGrad no_grad;
@@ -58,22 +58,16 @@ Buffer Bucket::parameter_buffer() const {
 size_t Bucket::bytes() const { return static_cast<size_t>(elements_) * size_of(dtype_); }
 
 void Bucket::check_slots() const {
-  for (const Entry& entry : entries_) {
-    const auto slot = autograd::gradient_slot(entry.parameter);
-    check<Error>(slot == entry.slot,
-                 "[data_parallel] the gradient of parameter {} no longer arrives in this "
-                 "DataParallel: {}",
-                 entry.name,
-                 slot ? "another one has been made over the same parameter since; use the newest, "
-                        "and destroy this one"
-                      : "another one was made over the same parameter and destroyed, or the "
-                        "parameter was detached; make a new DataParallel");
-  }
+  for (const Entry& entry : entries_) check_slot(entry.name, entry.parameter, entry.slot);
 }
 
 void Bucket::begin() {
-  pending_ = static_cast<int64_t>(entries_.size());
-  for (Entry& entry : entries_) entry.ready = false;
+  launched_ = false;
+  pending_ = 0;
+  for (Entry& entry : entries_) {
+    entry.ready = !entry.parameter.requires_grad();
+    if (!entry.ready) ++pending_;
+  }
 }
 
 bool Bucket::mark_ready(size_t index) {
@@ -86,7 +80,7 @@ bool Bucket::mark_ready(size_t index) {
 }
 
 template <typename T>
-void Bucket::write_trailer(bool poisoned, const double (&extras)[kExtras]) {
+void Bucket::write_trailer(bool poisoned, std::span<const double> extras) {
   T* trailer = gradients<T>() + trailer_;
   for (const Entry& entry : entries_) {
     *trailer++ = entry.slot->state == autograd::GradientSlot::State::kEmpty ? T(0) : T(1);
@@ -105,11 +99,12 @@ Bucket::Outcome Bucket::read_trailer() {
     entry.slot->state = contributed || entry.carried ? State::kReduced : State::kEmpty;
   }
   outcome.poisoned = *trailer++ > T(0);
-  for (double& extra : outcome.extras) extra = static_cast<double>(*trailer++);
+  for (size_t i = 0; i < extras_; ++i) outcome.extras.push_back(static_cast<double>(*trailer++));
   return outcome;
 }
 
-void Bucket::launch(ProcessGroup& group, bool poisoned, const double (&extras)[kExtras]) {
+void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> extras) {
+  check(extras.size() == extras_, "[bucket] {} extras instead of {}", extras.size(), extras_);
   const autograd::NoGrad no_grad;
   for (const Entry& entry : entries_) {
     // A gradient that is still the last reduction's is not this rank's contribution to this one.
@@ -121,6 +116,7 @@ void Bucket::launch(ProcessGroup& group, bool poisoned, const double (&extras)[k
   } else {
     write_trailer<double>(poisoned, extras);
   }
+  launched_ = true;
   work_ = group.all_reduce({gradient_memory_->data(), elements_, dtype_, device_});
 }
 
@@ -159,6 +155,19 @@ void Bucket::set_aside_reduced() {
     entry.slot->state = autograd::GradientSlot::State::kEmpty;
     entry.carried = true;
   }
+}
+
+void check_slot(const std::string& name, const Tensor& parameter,
+                const std::shared_ptr<autograd::GradientSlot>& slot) {
+  const auto actual = autograd::gradient_slot(parameter);
+  check<Error>(actual == slot,
+               "[data_parallel] the gradient of parameter {} no longer arrives in this "
+               "DataParallel: {}",
+               name,
+               actual ? "another one has been made over the same parameter since; use the newest, "
+                        "and destroy this one"
+                      : "another one was made over the same parameter and destroyed, or the "
+                        "parameter was detached; make a new DataParallel");
 }
 
 }  // namespace lockstep::distributed

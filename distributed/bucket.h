@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,10 +19,13 @@ namespace lockstep::distributed {
 // parameters themselves are moved into flat memory of the same layout. Behind the gradients lies a
 // trailer that is summed with them:
 //
-//   [ gradient 0 | gradient 1 | ... | count 0, count 1, ... | poison | extra 0 .. 3 ]
+//   [ gradient 0 | gradient 1 | ... | count 0, count 1, ... | poison | extra 0, extra 1, ... ]
 //
 // count i is the number of ranks that contributed to gradient i; poison the number of ranks whose
 // backward failed; the extras carry whatever small sums the step needs, the loss above all.
+//
+// A parameter may be frozen and unfrozen at any time between reductions; while it is frozen nobody
+// waits for its gradient.
 class Bucket {
  public:
   struct Entry {
@@ -32,10 +36,9 @@ class Bucket {
     bool carried = false;  // an earlier reduction's result waits in carry_
     std::shared_ptr<autograd::GradientSlot> slot;
   };
-  static constexpr int kExtras = 4;
 
   // Collective: allocates the group's memory and moves the parameters into it.
-  Bucket(ProcessGroup& group, const NamedTensors& parameters);
+  Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extras = 0);
   ~Bucket();
   Bucket(const Bucket&) = delete;
   Bucket& operator=(const Bucket&) = delete;
@@ -44,20 +47,20 @@ class Bucket {
   Buffer parameter_buffer() const;  // all parameters, for the initial broadcast
   size_t bytes() const;             // gradients and trailer
 
-  // Throws Error naming the first parameter that has been given another gradient slot, or none: its
-  // gradients no longer arrive here.
-  void check_slots() const;
+  void check_slots() const;  // check_slot() for every entry
 
   // -- one reduction: begin, mark_ready for what gets gradients, launch, finish
   void begin();
   // Returns true when every entry has become ready.
   bool mark_ready(size_t entry);
   bool all_ready() const { return pending_ == 0; }
+  bool launched() const { return launched_; }
   // Zeroes the places of entries without a gradient, writes the trailer and starts the all-reduce.
-  void launch(ProcessGroup& group, bool poisoned, const double (&extras)[kExtras]);
+  // As many extras as the constructor was told.
+  void launch(ProcessGroup& group, bool poisoned, std::span<const double> extras = {});
   struct Outcome {
     bool poisoned = false;
-    double extras[kExtras] = {};
+    std::vector<double> extras;
     Work::Times times;
   };
   // Waits and sets the slots' states: reduced, or empty where no rank contributed.
@@ -71,7 +74,7 @@ class Bucket {
     return static_cast<T*>(gradient_memory_->data());
   }
   template <typename T>
-  void write_trailer(bool poisoned, const double (&extras)[kExtras]);
+  void write_trailer(bool poisoned, std::span<const double> extras);
   template <typename T>
   Outcome read_trailer();
   void set_aside_reduced();
@@ -82,11 +85,17 @@ class Bucket {
   int64_t trailer_ = 0;   // offset of the trailer in elements
   int64_t elements_ = 0;  // with the trailer
   int64_t pending_ = 0;
-  int world_ = 1;
+  bool launched_ = false;  // since begin()
+  size_t extras_ = 0;
   std::vector<Entry> entries_;
   std::shared_ptr<Memory> gradient_memory_, parameter_memory_;
   Tensor carry_;  // reduced gradients from before a further backward, in the bucket's layout
   Work work_;
 };
+
+// Throws Error naming the parameter if its gradient goes elsewhere than to `slot` (null: to a
+// grad() of its own).
+void check_slot(const std::string& name, const Tensor& parameter,
+                const std::shared_ptr<autograd::GradientSlot>& slot);
 
 }  // namespace lockstep::distributed

@@ -12,16 +12,6 @@
 #include "lockstep/engine/tensor/factory.h"
 
 namespace lockstep::distributed {
-namespace {
-
-// A double as two floats whose sum carries about 48 bits: bucket trailers may be float32.
-void split(double value, double* high, double* low) {
-  *high = static_cast<float>(value);
-  *low = value - *high;
-}
-
-}  // namespace
-
 DataParallel::DataParallel(const nn::Module& model, std::shared_ptr<ProcessGroup> group,
                            DataParallelOptions options)
     : DataParallel(model.named_parameters(), model.named_buffers(), std::move(group), options) {}
@@ -36,50 +26,13 @@ DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
   weights->insert(weights->end(), buffers_.begin(), buffers_.end());
   weights_ = std::move(weights);
   verify_same_model(*group_, parameters_, buffers_);
-  make_buckets(options);
+  reducer_ = std::make_unique<Reducer>(group_, parameters_, options.first_bucket_bytes,
+                                       options.bucket_bytes);
   move_buffers();
   broadcast_from_root();
 }
 
-DataParallel::~DataParallel() { hooks_.clear(); }
-
-// Buckets of one dtype each, filled in reverse registration order; each closes when it is full.
-void DataParallel::make_buckets(const DataParallelOptions& options) {
-  struct Open {
-    NamedTensors parameters;
-    size_t bytes = 0;
-  };
-  std::map<DType, Open> open;
-  const auto close = [&](Open& bucket) {
-    buckets_.push_back(std::make_unique<Bucket>(*group_, bucket.parameters));
-    bucket = {};
-  };
-  for (size_t i = parameters_.size(); i-- > 0;) {
-    const auto* entry = &parameters_[i];
-    const Tensor& p = entry->second;
-    if (!p.requires_grad()) continue;
-    check(p.is_leaf(), "[data_parallel] parameter {} is not a leaf", entry->first);
-    check(p.dtype() == DType::kFloat32 || p.dtype() == DType::kFloat64,
-          "[data_parallel] parameter {} is {}; float32 and float64 are supported", entry->first,
-          name_of(p.dtype()));
-    Open& bucket = open[p.dtype()];
-    bucket.parameters.push_back(*entry);
-    bucket.bytes += static_cast<size_t>(p.numel()) * size_of(p.dtype());
-    const size_t limit = buckets_.empty() ? options.first_bucket_bytes : options.bucket_bytes;
-    if (bucket.bytes >= limit) close(bucket);
-  }
-  for (auto& [dtype, bucket] : open) {
-    if (!bucket.parameters.empty()) close(bucket);
-  }
-  check(!buckets_.empty(), "[data_parallel] no parameter of the model requires a gradient");
-  for (size_t b = 0; b < buckets_.size(); ++b) {
-    const auto& entries = buckets_[b]->entries();
-    for (size_t e = 0; e < entries.size(); ++e) {
-      hooks_.push_back(entries[e].parameter.register_post_accumulate_grad_hook(
-          [this, b, e](const Tensor&) { on_gradient(b, e); }));
-    }
-  }
-}
+DataParallel::~DataParallel() = default;
 
 // Buffers move into flat memory too, one run per dtype: one broadcast each.
 void DataParallel::move_buffers() {
@@ -104,9 +57,11 @@ void DataParallel::move_buffers() {
 
 void DataParallel::broadcast_from_root() {
   if (group_->size() == 1) return;
-  for (const auto& bucket : buckets_) group_->broadcast(bucket->parameter_buffer(), 0).wait();
+  for (const Bucket* bucket : reducer_->buckets()) {
+    group_->broadcast(bucket->parameter_buffer(), 0).wait();
+  }
   for (const auto& [name, p] : parameters_) {
-    if (p.requires_grad()) continue;  // frozen: in no bucket
+    if (p.requires_grad()) continue;  // those that are frozen lie in no bucket yet
     const Tensor dense = p.detach().contiguous();
     group_->broadcast({dense.data_ptr(), dense.numel(), dense.dtype(), dense.device()}, 0).wait();
     if (!p.is_contiguous()) p.data_tensor().copy_(dense);
@@ -125,32 +80,6 @@ DataParallel::Accumulation DataParallel::accumulate(data::Step& step) {
   return Accumulation(*this, step);
 }
 
-void DataParallel::on_gradient(size_t bucket, size_t entry) {
-  if (!communicating_) return;
-  if (buckets_[bucket]->mark_ready(entry)) launch_ready();
-}
-
-// Strictly in index order, the same on every rank. The last bucket waits for the end of backward:
-// it is the one that tells the others if this rank failed.
-void DataParallel::launch_ready() {
-  while (next_bucket_ + 1 < buckets_.size() && buckets_[next_bucket_]->all_ready()) {
-    buckets_[next_bucket_++]->launch(*group_, false, {});
-  }
-}
-
-void DataParallel::launch_rest(bool poisoned) {
-  for (; next_bucket_ < buckets_.size(); ++next_bucket_) {
-    double extras[Bucket::kExtras] = {};
-    if (next_bucket_ + 1 == buckets_.size()) {
-      split(loss_sum_, &extras[0], &extras[1]);
-      const NumberMark step = mark_of(step_index_, group_->size());
-      extras[2] = step.value;
-      extras[3] = step.square;
-    }
-    buckets_[next_bucket_]->launch(*group_, poisoned, extras);
-  }
-}
-
 void DataParallel::backward(const Tensor& loss, int64_t samples) {
   Accumulation* const scope = accumulation_;
   check<Error>(scope == nullptr || scope->backwards_ == 0,
@@ -163,11 +92,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
     step_index_ = kNoStep;
   }
   std::exception_ptr failure;
-  if (final) {
-    for (const auto& bucket : buckets_) bucket->begin();
-    next_bucket_ = 0;
-    communicating_ = true;
-  }
+  if (final) reducer_->begin();
   try {
     // In here, so that a rank with a wrong argument fails like one whose backward throws: the peers
     // learn of it instead of waiting.
@@ -175,7 +100,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
           "[data_parallel] backward() takes a loss of one element, got {}",
           loss.defined() ? loss.sizes().str() : "an undefined tensor");
     check(samples >= 0, "[data_parallel] a loss over {} samples", samples);
-    for (const auto& bucket : buckets_) bucket->check_slots();
+    reducer_->check_parameters();
     if (scope && samples == 0) samples = scope->current().samples;
     const double weight =
         scope ? static_cast<double>(samples) / static_cast<double>(scope->step_.global_samples)
@@ -188,45 +113,29 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
   } catch (...) {
     failure = std::current_exception();
   }
-  if (failure && !final) {
-    // The peers go on to the last micro-batch and wait there: tell them now.
-    for (const auto& bucket : buckets_) bucket->begin();
-    next_bucket_ = 0;
-  }
-  communicating_ = false;
+  // The peers go on to the last micro-batch and wait there: tell them now.
+  if (failure && !final) reducer_->begin();
   if (final || failure) finish(failure);
 }
 
 void DataParallel::finish(const std::exception_ptr& failure) {
-  launch_rest(static_cast<bool>(failure));
   const auto backward_done = Clock::now();
-  Bucket::Outcome last;  // the last bucket knows how the step went
-  double communication = 0.0;
-  Clock::time_point busy_until{};
-  for (const auto& bucket : buckets_) {
-    last = bucket->finish();
-    const auto begin = std::max(last.times.launched, busy_until);
-    if (last.times.finished > begin) {
-      communication += std::chrono::duration<double>(last.times.finished - begin).count();
-      busy_until = last.times.finished;
-    }
-  }
-  if (!marks_agree({last.extras[2], last.extras[3]}, group_->size())) {
-    throw_different_steps(failure);
-  }
-  if (last.poisoned) throw_poisoned(failure);
+  const Reducer::Outcome outcome =
+      reducer_->finish(static_cast<bool>(failure), loss_sum_, step_index_);
+  if (!outcome.same_step) throw_different_steps(failure);
+  if (outcome.poisoned) throw_poisoned(failure);
   if (group_->size() > 1) synchronize_buffers();
   const std::chrono::duration<double> exposed = Clock::now() - backward_done;
-  last_.loss = last.extras[0] + last.extras[1];
+  last_.loss = outcome.loss;
   last_.has_loss = true;
-  last_.communication_seconds = group_->size() > 1 ? communication : 0.0;
+  last_.communication_seconds = group_->size() > 1 ? outcome.communication_seconds : 0.0;
   last_.exposed_communication_seconds =
-      group_->size() > 1 ? std::min(exposed.count(), communication) : 0.0;
+      group_->size() > 1 ? std::min(exposed.count(), outcome.communication_seconds) : 0.0;
   last_.weights = weights_;
 }
 
 void DataParallel::throw_poisoned(const std::exception_ptr& failure) {
-  for (const auto& bucket : buckets_) bucket->discard();
+  reducer_->discard();
   const auto texts = exchange_texts(*group_, failure ? exception_text(failure) : "");
   if (failure) std::rethrow_exception(failure);
   std::string message;
@@ -242,7 +151,7 @@ void DataParallel::throw_poisoned(const std::exception_ptr& failure) {
 
 // This rank's gradients were added to those of another step.
 void DataParallel::throw_different_steps(const std::exception_ptr& failure) {
-  for (const auto& bucket : buckets_) bucket->discard();
+  reducer_->discard();
   std::string mine = step_name();
   if (failure) mine += fmt::format(" (which fails with: {})", exception_text(failure));
   const auto texts = exchange_texts(*group_, mine);
@@ -285,7 +194,7 @@ DataParallel::Accumulation::~Accumulation() {
   // Left before the reduction: what has been added up here must not reach the optimizer.
   const bool reduced = done() || (last() && backwards_ == 1);
   if (!reduced) {
-    for (const auto& bucket : replicas_.buckets_) bucket->discard();
+    replicas_.reducer_->discard();
   }
 }
 

@@ -9,10 +9,9 @@
 #include <vector>
 
 #include "lockstep/data/step.h"
-#include "lockstep/distributed/bucket.h"
 #include "lockstep/distributed/process_group.h"
+#include "lockstep/distributed/reducer.h"
 #include "lockstep/distributed/reduction_mode.h"
-#include "lockstep/engine/autograd/hooks.h"
 #include "lockstep/engine/tensor/random.h"
 #include "lockstep/nn/module.h"
 
@@ -39,14 +38,14 @@ struct DataParallelOptions {
 //
 // Construction is collective: it verifies that the model is the same on every rank, gives every
 // rank rank 0's parameters and buffers, and moves parameters and gradients into buckets of the
-// group's memory (bucket.h), in reverse registration order, which is roughly the order in which
-// gradients become ready. During the last micro-batch's backward a bucket is all-reduced as soon as
-// it and the buckets before it are complete, on the group's communication thread, while backward
-// goes on.
+// group's memory (bucket.h). During the last micro-batch's backward a bucket is all-reduced as soon
+// as it and the buckets before it are complete (reducer.h), on the group's communication thread,
+// while backward goes on.
 //
 // A parameter that gets no gradient on some ranks counts as zero there; one that gets none anywhere
-// keeps its grad() undefined. If backward throws on one rank, every rank throws for that step, all
-// gradients are undefined afterwards and the next step works.
+// keeps its grad() undefined. Parameters may be frozen and unfrozen at any time, on some ranks
+// only, too: what requires grad on any rank is reduced on all. If backward throws on one rank,
+// every rank throws for that step, all gradients are undefined afterwards and the next step works.
 //
 // A step that is left before its last micro-batch's backward, by break or by an exception that the
 // program catches, leaves no gradients behind either. But only a step that every rank leaves is
@@ -81,19 +80,16 @@ class DataParallel {
   // Gives every rank rank 0's buffers (running statistics). Happens after every step by itself.
   void synchronize_buffers();
 
-  const std::vector<std::unique_ptr<Bucket>>& buckets() const { return buckets_; }
+  // In the order in which they are reduced; those of frozen parameters exist once needed.
+  std::vector<const Bucket*> buckets() const { return reducer_->buckets(); }
   ProcessGroup& group() const { return *group_; }
 
  private:
   using Clock = std::chrono::steady_clock;
   static constexpr int64_t kNoStep = -1;  // a backward outside accumulate()
 
-  void make_buckets(const DataParallelOptions& options);
   void move_buffers();
   void broadcast_from_root();
-  void on_gradient(size_t bucket, size_t entry);
-  void launch_ready();
-  void launch_rest(bool poisoned);
   // Ends the step's communication; `failure` is what this rank's backward threw.
   void finish(const std::exception_ptr& failure);
   void throw_poisoned(const std::exception_ptr& failure);
@@ -103,8 +99,7 @@ class DataParallel {
   std::shared_ptr<ProcessGroup> group_;
   NamedTensors parameters_, buffers_;
   std::shared_ptr<const NamedTensors> weights_;  // both, for the job's report
-  std::vector<std::unique_ptr<Bucket>> buckets_;
-  std::vector<autograd::HookHandle> hooks_;
+  std::unique_ptr<Reducer> reducer_;
   struct FlatBuffers {
     std::shared_ptr<Memory> memory;
     Buffer buffer;
@@ -113,8 +108,6 @@ class DataParallel {
 
   // The step under way.
   Accumulation* accumulation_ = nullptr;
-  bool communicating_ = false;  // in the backward that fires the all-reduces
-  size_t next_bucket_ = 0;
   double loss_sum_ = 0.0;  // this rank's weighted losses
   int64_t step_index_ = kNoStep;
   data::StepReport last_;

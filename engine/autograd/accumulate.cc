@@ -111,8 +111,8 @@ Ptr<Node> accumulator_of(const Tensor& leaf) {
 }
 
 void set_gradient_slot(const Tensor& leaf, std::shared_ptr<GradientSlot> slot) {
-  check(slot && leaf.is_leaf() && leaf.requires_grad(),
-        "[set_gradient_slot] only a leaf that requires grad has a gradient slot");
+  check(slot && leaf.is_leaf() && is_floating(leaf.dtype()),
+        "[set_gradient_slot] only a leaf of floating-point dtype has a gradient slot");
   check(slot->view.sizes() == leaf.sizes() && slot->view.dtype() == leaf.dtype() &&
             slot->view.is_contiguous(),
         "[set_gradient_slot] the slot must be contiguous and of the leaf's shape {} and dtype {}",

@@ -15,8 +15,6 @@
 namespace lockstep::distributed::testing {
 namespace {
 
-constexpr double kNoExtras[Bucket::kExtras] = {};
-
 std::vector<std::vector<std::string>> layout_of(const nn::Module& net,
                                                 DataParallelOptions options) {
   const DataParallel replicas(net, make_single_group(), options);
@@ -45,13 +43,32 @@ TEST(Buckets, FillInReverseRegistrationOrderAndCloseWhenFull) {
   EXPECT_EQ(layout_of(net, {.first_bucket_bytes = 1, .bucket_bytes = 1}).size(), 6u);
 }
 
-TEST(Buckets, HoldOneDtypeEachAndNoFrozenParameter) {
+TEST(Buckets, HoldOneDtypeEachAndNoneThatIsFrozen) {
   MixedNet net;
   EXPECT_EQ(layout_of(net, {}), Layout({{"fc3.bias", "fc3.weight", "fc1.bias", "fc1.weight"},
                                         {"fc2.bias", "fc2.weight"}}));
   net.fc1.bias.requires_grad_(false);
   EXPECT_EQ(layout_of(net, {}),
             Layout({{"fc3.bias", "fc3.weight", "fc1.weight"}, {"fc2.bias", "fc2.weight"}}));
+}
+
+// The last bucket tells how the step went, so it must be one that is always reduced.
+TEST(Buckets, TheLastOneIsNeverIdle) {
+  Mlp net;
+  net.fc1.requires_grad_(false);
+  EXPECT_EQ(layout_of(net, {.first_bucket_bytes = 1, .bucket_bytes = 1}),
+            Layout({{"fc3.bias"}, {"fc3.weight"}, {"fc2.bias"}, {"fc2.weight"}}));
+  DataParallel replicas(net, make_single_group(), {.first_bucket_bytes = 1, .bucket_bytes = 1});
+  net.fc1.requires_grad_();
+  replicas.backward(sum(net.fc1.bias) + sum(net.fc2.bias));
+  Layout names;
+  for (const Bucket* bucket : replicas.buckets()) names.push_back({bucket->entries()[0].name});
+  EXPECT_EQ(names, Layout({{"fc3.bias"},
+                           {"fc3.weight"},
+                           {"fc2.bias"},
+                           {"fc1.bias"},
+                           {"fc1.weight"},
+                           {"fc2.weight"}}));
 }
 
 TEST(Buckets, MoveParametersIntoFlatMemoryAndKeepThem) {
@@ -104,7 +121,7 @@ TEST(Bucket, TrailerTravelsWithTheGradients) {
       const auto a = zeros({2}, {dtype}).requires_grad_();
       const auto b = zeros({3}, {dtype}).requires_grad_();
       const auto c = zeros({1}, {dtype}).requires_grad_();
-      Bucket bucket(group, {{"a", a}, {"b", b}, {"c", c}});
+      Bucket bucket(group, {{"a", a}, {"b", b}, {"c", c}}, 4);
       const auto r = static_cast<double>(group.rank());
       for (const bool poisoned : {false, true}) {
         bucket.begin();
@@ -115,7 +132,7 @@ TEST(Bucket, TrailerTravelsWithTheGradients) {
         if (group.rank() == 1) sum(b * 5.0).backward();  // on one rank only; c on none
         EXPECT_FALSE(bucket.mark_ready(1));
         EXPECT_TRUE(bucket.mark_ready(2));
-        const double extras[Bucket::kExtras] = {r, 0.5, 0.0, -r};
+        const double extras[] = {r, 0.5, 0.0, -r};
         bucket.launch(group, poisoned && group.rank() == 2, extras);
         const auto outcome = bucket.finish();
         EXPECT_EQ(outcome.poisoned, poisoned);
@@ -143,7 +160,7 @@ TEST(Bucket, ReducedGradientsAreNotReducedAgain) {
     Bucket bucket(group, {{"a", a}, {"b", b}});
     const auto reduce = [&] {
       bucket.begin();
-      bucket.launch(group, false, kNoExtras);
+      bucket.launch(group, false);
       bucket.finish();
     };
     sum(a).backward();

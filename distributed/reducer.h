@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "lockstep/distributed/agreement.h"
+#include "lockstep/distributed/bucket.h"
+#include "lockstep/distributed/process_group.h"
+#include "lockstep/engine/autograd/hooks.h"
+
+namespace lockstep::distributed {
+
+// A model's buckets, and which of them are all-reduced when.
+//
+// Parameters fill buckets in reverse registration order, which is roughly the order in which
+// gradients become ready. In the backward that is to be reduced a bucket leaves as soon as it and
+// those before it are complete, strictly in index order, the same on every rank; what is still
+// there at the end of backward leaves then, whatever the graph was.
+//
+// Frozen parameters have buckets apart from the others, which are idle: they cost no communication,
+// and no memory before a parameter in them is unfrozen. That all ranks reduce the same buckets is
+// agreed without a message of its own. The last bucket is never idle; behind the loss and the
+// step's number it carries one count per bucket: on how many ranks it is wanted, because one of its
+// parameters requires grad or has a gradient from before it was frozen. From these counts every
+// rank concludes alike: an idle bucket that somebody wants is reduced after all, once behind the
+// others, and takes its place among them from then on; one that nobody wants is idle from then on.
+class Reducer {
+ public:
+  // Collective: makes the buckets and moves the parameters into them. Throws ValueError unless
+  // those that require grad are leaves of float32 or float64, and there is at least one.
+  Reducer(std::shared_ptr<ProcessGroup> group, const NamedTensors& parameters,
+          size_t first_bucket_bytes, size_t bucket_bytes);
+
+  // Throws Error naming the parameter if one has a gradient that would not arrive here.
+  void check_parameters() const;
+
+  // Before the backward that is to be reduced: from now on complete buckets leave.
+  void begin();
+  struct Outcome {
+    bool same_step = true;  // all ranks gave the same step number
+    bool poisoned = false;  // on some rank; otherwise the gradients are there
+    double loss = 0.0;      // summed over the ranks
+    double communication_seconds = 0.0;
+  };
+  // After it: sends what is still there and waits for everything. The same on every rank.
+  Outcome finish(bool poisoned, double loss, int64_t step_number);
+  // No gradients anywhere.
+  void discard();
+
+  std::vector<const Bucket*> buckets() const;  // without those that have never been needed
+
+ private:
+  struct Place {
+    NamedTensors parameters;
+    bool idle = false;
+    std::unique_ptr<Bucket> bucket;  // null: idle since construction
+  };
+
+  void plan(const NamedTensors& parameters, size_t first_bucket_bytes, size_t bucket_bytes);
+  void make_bucket(Place& place);
+  void wake(Place& place);
+  static bool is_wanted(const Place& place);
+  void on_gradient(Bucket& bucket, size_t entry);
+  void launch_ready();
+  void launch_rest(bool poisoned, const std::vector<double>& extras);
+
+  std::shared_ptr<ProcessGroup> group_;
+  std::vector<Place> places_;
+  NamedTensors unsupported_;  // frozen, of another dtype
+  std::vector<autograd::HookHandle> hooks_;
+  bool reducing_ = false;  // in the backward that is to be reduced
+  size_t next_ = 0;        // the first place that has not been launched
+};
+
+}  // namespace lockstep::distributed
