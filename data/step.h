@@ -27,14 +27,16 @@ struct MicroBatch {
   int64_t size() const { return samples; }
 };
 
-// Filled in by DataParallel while the step runs.
+// Filled in by DataParallel while the step runs. Where several of them take part in a step (a
+// generator and a critic, say) their losses and times add up.
 struct StepReport {
   double loss = 0.0;  // mean over the step's global samples
   bool has_loss = false;
   double communication_seconds = 0.0;          // launch to completion, summed over the buckets
   double exposed_communication_seconds = 0.0;  // the wait after backward's last kernel
-  // What is being trained, parameters before buffers: how a job learns whose hash to report.
-  std::shared_ptr<const NamedTensors> weights;
+  // What is being trained, parameters before buffers, each model once: how a job learns whose hash
+  // to report.
+  std::vector<std::shared_ptr<const NamedTensors>> models;
 };
 
 // One optimizer step's share of this rank.

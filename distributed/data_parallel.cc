@@ -126,12 +126,22 @@ void DataParallel::finish(const std::exception_ptr& failure) {
   if (outcome.poisoned) throw_poisoned(failure);
   if (group_->size() > 1) synchronize_buffers();
   const std::chrono::duration<double> exposed = Clock::now() - backward_done;
-  last_.loss = outcome.loss;
-  last_.has_loss = true;
-  last_.communication_seconds = group_->size() > 1 ? outcome.communication_seconds : 0.0;
-  last_.exposed_communication_seconds =
-      group_->size() > 1 ? std::min(exposed.count(), outcome.communication_seconds) : 0.0;
-  last_.weights = weights_;
+  report(outcome, exposed.count());
+}
+
+void DataParallel::report(const Reducer::Outcome& outcome, double waited_seconds) const {
+  if (accumulation_ == nullptr) return;
+  data::StepReport& report = accumulation_->step_.report;
+  report.loss += outcome.loss;
+  report.has_loss = true;
+  if (group_->size() > 1) {
+    report.communication_seconds += outcome.communication_seconds;
+    report.exposed_communication_seconds += std::min(waited_seconds, outcome.communication_seconds);
+  }
+  auto& models = report.models;
+  if (std::find(models.begin(), models.end(), weights_) == models.end()) {
+    models.push_back(weights_);
+  }
 }
 
 void DataParallel::throw_poisoned(const std::exception_ptr& failure) {
@@ -220,7 +230,6 @@ void DataParallel::Accumulation::advance() {
                at_, step_.index);
   ++at_;
   enter();
-  if (done()) step_.report = replicas_.last_;
 }
 
 }  // namespace lockstep::distributed

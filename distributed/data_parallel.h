@@ -92,13 +92,14 @@ class DataParallel {
   void broadcast_from_root();
   // Ends the step's communication; `failure` is what this rank's backward threw.
   void finish(const std::exception_ptr& failure);
+  void report(const Reducer::Outcome& outcome, double waited_seconds) const;
   void throw_poisoned(const std::exception_ptr& failure);
   void throw_different_steps(const std::exception_ptr& failure);
   std::string step_name() const;
 
   std::shared_ptr<ProcessGroup> group_;
   NamedTensors parameters_, buffers_;
-  std::shared_ptr<const NamedTensors> weights_;  // both, for the job's report
+  std::shared_ptr<const NamedTensors> weights_;  // both, for the step's report
   std::unique_ptr<Reducer> reducer_;
   struct FlatBuffers {
     std::shared_ptr<Memory> memory;
@@ -110,7 +111,6 @@ class DataParallel {
   Accumulation* accumulation_ = nullptr;
   double loss_sum_ = 0.0;  // this rank's weighted losses
   int64_t step_index_ = kNoStep;
-  data::StepReport last_;
   friend class Accumulation;
 };
 

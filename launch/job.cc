@@ -119,7 +119,7 @@ distributed::ReductionMode Job::reduction() const {
 const std::shared_ptr<distributed::ProcessGroup>& Job::group() const { return state_->group; }
 
 void Job::track(NamedTensors weights) {
-  state_->weights = std::make_shared<const NamedTensors>(std::move(weights));
+  state_->add_model(std::make_shared<const NamedTensors>(std::move(weights)));
 }
 
 double Job::evaluate(const data::Dataset& dataset, const Logits& logits, int64_t batch_size) {
@@ -179,11 +179,20 @@ Report Job::finish() {
   report.step_losses = s.step_losses;
 
   // Every rank must take part in the comparison or none.
-  std::array<int64_t, 2> known = {s.weights ? 1 : 0, s.weights ? -1 : 0};
-  group()->all_reduce(buffer_of(known), ReduceOp::kMax).wait();
-  check<DistributedError>(known[0] != 1 || known[1] == -1,
-                          "[launch] only some of the ranks name their weights");
-  if (s.weights) report.weights_sha256 = common_hash(*group(), *s.weights);
+  const auto models = static_cast<int64_t>(s.models.size());
+  std::array<int64_t, 2> most = {models, -models};
+  group()->all_reduce(buffer_of(most), ReduceOp::kMax).wait();
+  check<DistributedError>(most[0] == -most[1],
+                          "[launch] the ranks trained different numbers of models: {} on one, {} "
+                          "on another, {} here",
+                          most[0], -most[1], models);
+  if (models > 0) {
+    NamedTensors weights;
+    for (const auto& model : s.models) {
+      weights.insert(weights.end(), model->begin(), model->end());
+    }
+    report.weights_sha256 = common_hash(*group(), weights);
+  }
   return report;
 }
 

@@ -94,8 +94,10 @@ class Job {
   using Logits = std::function<Tensor(const data::Batch&)>;
   double evaluate(const data::Dataset& dataset, const Logits& logits, int64_t batch_size = 256);
 
-  // Names the weights whose hash the report carries; needed only where no DataParallel runs the
-  // steps, which does it by itself. Parameters first, then buffers, in registration order.
+  // Adds to the weights whose hash the report carries; needed only for those that no DataParallel
+  // trains, which does it by itself. Parameters first, then buffers, in registration order. Of
+  // several models the hash takes one after the other, in the order in which they were tracked or
+  // took part in a step first.
   void track(NamedTensors weights);
 
   // Everything the report says, reduced over the ranks; collective, after the training. Throws

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -33,7 +34,11 @@ struct Job::State {
   int64_t epoch_losses = 0;
   std::vector<double> step_losses;
   std::optional<double> test_accuracy;
-  std::shared_ptr<const NamedTensors> weights;
+  std::vector<std::shared_ptr<const NamedTensors>> models;  // in the order in which they came
+
+  void add_model(const std::shared_ptr<const NamedTensors>& model) {
+    if (std::find(models.begin(), models.end(), model) == models.end()) models.push_back(model);
+  }
 };
 
 }  // namespace lockstep::launch

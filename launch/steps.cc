@@ -103,7 +103,7 @@ struct Steps::State {
     }
     job.communication += report.communication_seconds;
     job.exposed += report.exposed_communication_seconds;
-    if (report.weights) job.weights = report.weights;
+    for (const auto& model : report.models) job.add_model(model);
     ++job.steps;
     job.samples += current->global_samples;
     job.training = Clock::now() - start - (job.not_training - not_training_before);

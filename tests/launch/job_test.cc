@@ -13,11 +13,17 @@
 #include <gtest/gtest.h>
 
 #include "lockstep/data/fashion_mnist.h"
+#include "lockstep/distributed/data_parallel.h"
 #include "lockstep/distributed/threads_group.h"
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/error.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/random.h"
 #include "lockstep/launch/log.h"
+#include "lockstep/launch/weights_hash.h"
+#include "lockstep/nn/nn.h"
+#include "lockstep/optim/optim.h"
 
 namespace lockstep::launch {
 namespace {
@@ -305,9 +311,60 @@ TEST(Job, LearnsTheWeightsFromTheSteps) {
   });
   with_jobs(1, options_with(10), [&](Job& job) {
     const auto weights = std::make_shared<const NamedTensors>(NamedTensors{{"w", ones({2})}});
-    for (auto& step : job.steps(dataset)) step.report.weights = weights;
+    for (auto& step : job.steps(dataset)) step.report.models = {weights};
     EXPECT_EQ(job.finish().weights_sha256, tracked);
   });
+}
+
+// A generator and a critic: both are hashed and compared, and both count.
+TEST(Job, CoversEveryModelOfAStep) {
+  const data::TensorDataset dataset(randn({20, 3}), arange(20));
+  struct Pair {
+    nn::Linear generator{3, 2}, critic{2, 1};
+  };
+  const auto train = [&](Job& job, Pair& nets) {
+    distributed::DataParallel generator(nets.generator, job.group());
+    distributed::DataParallel critic(nets.critic, job.group());
+    optim::SGD sgd(nets.critic.parameters(), {.lr = 0.1});
+    for (auto& step : job.steps(dataset)) {
+      for (auto& micro : critic.accumulate(step)) {
+        critic.backward(sum(nets.critic(nets.generator(micro.x).detach())) * 0.0 + 2.0);
+      }
+      const auto first = step.report;
+      EXPECT_EQ(first.loss, 2.0);
+      for (auto& micro : generator.accumulate(step)) {
+        generator.backward(sum(nets.critic(nets.generator(micro.x))) * 0.0 + 0.25);
+      }
+      EXPECT_GT(step.report.communication_seconds, first.communication_seconds);
+      EXPECT_EQ(step.report.models.size(), 2u);
+      sgd.zero_grad();
+      for (auto& micro : critic.accumulate(step)) {  // a second time
+        critic.backward(sum(nets.critic(micro.x.narrow(1, 0, 2))) * 0.0 + 4.0);
+      }
+      sgd.step();
+    }
+  };
+  with_jobs(2, options_with(10), [&](Job& job) {
+    Pair nets;
+    train(job, nets);
+    const auto report = job.finish();
+    EXPECT_EQ(report.train_loss, 6.25);
+    NamedTensors all = nets.critic.named_parameters();
+    for (const auto& named : nets.generator.named_parameters()) all.push_back(named);
+    EXPECT_EQ(report.weights_sha256, to_hex(weights_hash(all)));
+  });
+  for (const bool critic : {true, false}) {
+    EXPECT_THROW(with_jobs(2, options_with(10),
+                           [&](Job& job) {
+                             Pair nets;
+                             train(job, nets);
+                             const auto& net = critic ? nets.critic : nets.generator;
+                             if (job.rank() == 1) net.weight.data<float>()[0] += 1.0f;
+                             job.finish();
+                           }),
+                 DistributedError)
+        << (critic ? "critic" : "generator");
+  }
 }
 
 TEST(Job, DifferentWeightsAreAnErrorThatNamesTheRanks) {
