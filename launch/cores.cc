@@ -1,7 +1,6 @@
 #include "lockstep/launch/cores.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include <sched.h>
 #include <unistd.h>
@@ -9,6 +8,7 @@
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/threads.h"
+#include "lockstep/launch/log.h"
 
 namespace lockstep::launch {
 namespace {
@@ -41,11 +41,19 @@ int threads_of(const std::vector<std::string>& places, int rank, int cores) {
 }
 
 void share_cores(distributed::ProcessGroup& group) {
-  if (group.size() == 1) return;
+  const ThreadRequest request = requested_threads();
+  if (group.size() == 1 && request.understood()) return;
   int cores = 0;
   const auto places = distributed::exchange_texts(group, place(&cores));
-  if (std::getenv("OMP_NUM_THREADS") == nullptr && cores > 0) {
+  if (request.threads == 0 && cores > 0) {
     set_num_threads(std::min(threads_of(places, group.rank(), cores), 1024));
+  }
+  // One rank says it for all: most often they have the same environment.
+  int64_t speaker = request.understood() ? group.size() : group.rank();
+  group.all_reduce({&speaker, 1, DType::kInt64, {}}, distributed::ReduceOp::kMin).wait();
+  if (speaker == group.rank()) {
+    log::warn(fmt::format("OMP_NUM_THREADS={} is not a number of threads; using {}", request.text,
+                          num_threads()));
   }
 }
 

@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstdlib>
+#include <cstdio>
 #include <exception>
 #include <mutex>
 #include <new>
@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/threads.h"
 
 // Weak: present where oneDNN was built on OpenMP, absent where it was not.
 extern "C" void omp_set_num_threads(int threads) __attribute__((weak));
@@ -62,23 +63,24 @@ void wait_while(std::atomic<int>& word, int old) {
 }
 
 int default_num_threads() {
-  if (const char* text = std::getenv("OMP_NUM_THREADS")) {
-    const long threads = std::strtol(text, nullptr, 10);  // of a list per nesting level, the first
-    if (threads > 0) {
-      return static_cast<int>(std::min<long>(threads, kMaxThreads));
-    }
+  const ThreadRequest request = requested_threads();
+  if (request.threads > 0) {
+    return request.threads;
   }
+  int cores = static_cast<int>(std::thread::hardware_concurrency());
   cpu_set_t mask;
   if (sched_getaffinity(0, sizeof mask, &mask) == 0) {
-    return std::clamp(CPU_COUNT(&mask), 1, kMaxThreads);
+    cores = CPU_COUNT(&mask);
   }
-  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
+  cores = std::clamp(cores, 1, kMaxThreads);
+  if (!request.understood()) {
+    std::fprintf(stderr, "warning: OMP_NUM_THREADS=%s is not a number of threads; using %d\n",
+                 request.text.c_str(), cores);
+  }
+  return cores;
 }
 
-std::atomic<int>& thread_count() {
-  static std::atomic<int> count{default_num_threads()};
-  return count;
-}
+std::atomic<int> thread_count{0};  // 0: nobody has asked or said yet
 
 class Pool {
  public:
@@ -208,12 +210,21 @@ Pool& pool() {
 
 }  // namespace
 
-int num_threads() { return thread_count().load(std::memory_order_relaxed); }
+int num_threads() {
+  const int threads = thread_count.load(std::memory_order_relaxed);
+  if (threads > 0) {
+    return threads;
+  }
+  static const int initial = default_num_threads();
+  int unset = 0;
+  thread_count.compare_exchange_strong(unset, initial, std::memory_order_relaxed);
+  return unset > 0 ? unset : initial;
+}
 
 void set_num_threads(int threads) {
   check(threads >= 1 && threads <= kMaxThreads, "[set_num_threads] {} is not in 1..{}", threads,
         kMaxThreads);
-  thread_count().store(threads, std::memory_order_relaxed);
+  thread_count.store(threads, std::memory_order_relaxed);
 }
 
 void prepare_this_thread() {

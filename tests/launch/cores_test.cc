@@ -6,6 +6,7 @@
 
 #include "lockstep/distributed/threads_group.h"
 #include "lockstep/engine/threads.h"
+#include "lockstep/launch/log.h"
 
 namespace lockstep::launch {
 namespace {
@@ -37,6 +38,32 @@ TEST(CoresTest, OmpNumThreadsIsLeftAlone) {
   set_num_threads(1023);  // so that a change is seen on any machine
   distributed::run_thread_ranks(2, [](distributed::ProcessGroup& group) { share_cores(group); });
   EXPECT_NE(num_threads(), 1023);
+  set_num_threads(before);
+}
+
+TEST(CoresTest, AnOmpNumThreadsThatIsNoNumberIsSaidOnce) {
+  const int before = num_threads();
+  log::start({});
+  ASSERT_EQ(setenv("OMP_NUM_THREADS", "two", 1), 0);
+  for (const int ranks : {1, 3}) {
+    set_num_threads(1023);  // so that a change is seen on any machine
+    ::testing::internal::CaptureStderr();
+    distributed::run_thread_ranks(ranks,
+                                  [](distributed::ProcessGroup& group) { share_cores(group); });
+    const std::string text = ::testing::internal::GetCapturedStderr();
+    const int threads = num_threads();
+    EXPECT_NE(threads, 1023);
+    const std::string warning =
+        "OMP_NUM_THREADS=two is not a number of threads; using " + std::to_string(threads) + "\n";
+    const size_t at = text.find(warning);
+    ASSERT_NE(at, std::string::npos) << text;
+    EXPECT_EQ(text.find("OMP_NUM_THREADS", at + 1), std::string::npos) << text;
+  }
+  ASSERT_EQ(setenv("OMP_NUM_THREADS", "2", 1), 0);
+  ::testing::internal::CaptureStderr();
+  distributed::run_thread_ranks(2, [](distributed::ProcessGroup& group) { share_cores(group); });
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+  ASSERT_EQ(unsetenv("OMP_NUM_THREADS"), 0);
   set_num_threads(before);
 }
 
