@@ -7,7 +7,7 @@
 
 namespace lockstep::nn {
 
-BatchNorm2d::BatchNorm2d(int64_t features, Options options) : options_(options) {
+BatchNorm::BatchNorm(int64_t features, Options options) : options_(options) {
   if (options.affine) {
     weight = register_parameter("weight", ones({features}));
     bias = register_parameter("bias", zeros({features}));
@@ -19,8 +19,8 @@ BatchNorm2d::BatchNorm2d(int64_t features, Options options) : options_(options) 
   }
 }
 
-Tensor BatchNorm2d::forward(const Tensor& x) {
-  check(x.dim() == 4, "expected 4D input (got {}D input)", x.dim());
+Tensor BatchNorm::forward(const Tensor& x) {
+  check_input(x);
   const bool batch = is_training() || !running_mean.defined();
   double momentum = options_.momentum.value_or(0.0);
   const bool updates = is_training() && running_mean.defined();
@@ -32,6 +32,14 @@ Tensor BatchNorm2d::forward(const Tensor& x) {
   return batch_norm(x, !batch || updates ? running_mean : Tensor(),
                     !batch || updates ? running_var : Tensor(), weight, bias,
                     {.training = batch, .momentum = momentum, .eps = options_.eps});
+}
+
+void BatchNorm1d::check_input(const Tensor& x) const {
+  check(x.dim() == 2 || x.dim() == 3, "expected 2D or 3D input (got {}D input)", x.dim());
+}
+
+void BatchNorm2d::check_input(const Tensor& x) const {
+  check(x.dim() == 4, "expected 4D input (got {}D input)", x.dim());
 }
 
 }  // namespace lockstep::nn

@@ -1,22 +1,11 @@
 #pragma once
 
 #include "lockstep/engine/ops/dropout.h"
-#include "lockstep/engine/ops/pointwise.h"
-#include "lockstep/engine/ops/pool.h"
 #include "lockstep/nn/module.h"
 
-// Layers without parameters.
+// Layers without parameters that are neither activations nor pooling.
 namespace lockstep::nn {
 
-struct ReLU : Layer {
-  Tensor forward(const Tensor& x) override { return relu(x); }
-};
-struct Sigmoid : Layer {
-  Tensor forward(const Tensor& x) override { return sigmoid(x); }
-};
-struct Tanh : Layer {
-  Tensor forward(const Tensor& x) override { return tanh(x); }
-};
 struct Identity : Layer {
   Tensor forward(const Tensor& x) override { return x; }
 };
@@ -27,22 +16,12 @@ struct Flatten : Layer {
   int64_t start, end;
 };
 
-// Zeroes elements with probability p while training (ops/dropout.h).
+// Zeroes elements with probability p while training (ops/dropout.h). Throws ValueError unless
+// 0 <= p <= 1.
 struct Dropout : Layer {
-  explicit Dropout(double probability = 0.5) : p(probability) {}
+  explicit Dropout(double probability = 0.5);
   Tensor forward(const Tensor& x) override { return dropout(x, p, is_training()); }
   double p;
-};
-
-struct MaxPool2d : Layer {
-  explicit MaxPool2d(int64_t kernel_size) : kernel(kernel_size) {}
-  Tensor forward(const Tensor& x) override { return max_pool2d(x, kernel); }
-  int64_t kernel;
-};
-struct AvgPool2d : Layer {
-  explicit AvgPool2d(int64_t kernel_size) : kernel(kernel_size) {}
-  Tensor forward(const Tensor& x) override { return avg_pool2d(x, kernel); }
-  int64_t kernel;
 };
 
 }  // namespace lockstep::nn

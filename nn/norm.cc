@@ -37,7 +37,7 @@ RMSNorm::RMSNorm(const Dims& normalized_shape, Options options)
 Tensor RMSNorm::forward(const Tensor& x) { return rms_norm(x, shape_, weight, eps_); }
 
 GroupNorm::GroupNorm(int64_t num_groups, int64_t num_channels, Options options)
-    : groups_(num_groups), channels_(num_channels), eps_(options.eps) {
+    : groups_(num_groups), eps_(options.eps) {
   check(num_groups > 0 && num_channels >= 0 && num_channels % num_groups == 0,
         "num_channels must be divisible by num_groups: got {} channels and {} groups", num_channels,
         num_groups);
@@ -46,10 +46,6 @@ GroupNorm::GroupNorm(int64_t num_groups, int64_t num_channels, Options options)
   bias = register_parameter("bias", zeros({num_channels}));
 }
 
-Tensor GroupNorm::forward(const Tensor& x) {
-  check(x.dim() < 2 || x.size(1) == channels_,
-        "[GroupNorm] expected input with {} channels, got {}", channels_, x.sizes().str());
-  return group_norm(x, groups_, weight, bias, eps_);
-}
+Tensor GroupNorm::forward(const Tensor& x) { return group_norm(x, groups_, weight, bias, eps_); }
 
 }  // namespace lockstep::nn

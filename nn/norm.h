@@ -72,7 +72,7 @@ class GroupNorm : public Layer {
   Tensor weight, bias;
 
  private:
-  int64_t groups_, channels_;
+  int64_t groups_;
   double eps_;
 };
 

@@ -1,0 +1,145 @@
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "lockstep/engine/ops/ops.h"
+#include "lockstep/nn/nn.h"
+
+// A row of wrong uses, each with what the error says.
+namespace lockstep::nn {
+namespace {
+
+struct WrongUse {
+  const char* text;
+  std::function<void()> act;
+};
+
+void expect_all(const std::vector<WrongUse>& uses) {
+  for (const auto& [text, act] : uses) {
+    try {
+      act();
+      ADD_FAILURE() << "no error: " << text;
+    } catch (const ValueError& error) {
+      EXPECT_NE(std::string(error.what()).find(text), std::string::npos)
+          << error.what() << "\ninstead of: " << text;
+    }
+  }
+}
+
+TEST(ModuleErrors, EmbeddingsAndNorms) {
+  expect_all({
+      {"Padding_idx must be within num_embeddings", [] { Embedding(4, 2, {.padding_idx = 4}); }},
+      {"Padding_idx must be within num_embeddings", [] { Embedding(4, 2, {.padding_idx = -5}); }},
+      {"[Embedding] -1 embeddings of 2 dimensions", [] { Embedding(-1, 2); }},
+      {"Given normalized_shape=[3], expected input with shape [*, 3], but got input of size[3, 4]",
+       [] {
+         LayerNorm(3)(zeros({3, 4}));
+       }},
+      {"[LayerNorm] normalized_shape = [] must have at least one size", [] { LayerNorm(Dims{}); }},
+      {"[RMSNorm] normalized_shape = [2, -1]",
+       [] {
+         RMSNorm({2, -1});
+       }},
+      {"Given normalized_shape=[2, 3]",
+       [] {
+         RMSNorm({2, 3})(zeros({3}));
+       }},
+      {"num_channels must be divisible by num_groups: got 4 channels and 3 groups",
+       [] { GroupNorm(3, 4); }},
+      {"Expected weight to be a vector of size equal to the number of channels in input, but got "
+       "weight of shape [4] and input of shape [2, 6, 3]",
+       [] {
+         GroupNorm(2, 4)(zeros({2, 6, 3}));
+       }},
+      {"expected 2D or 3D input (got 4D input)",
+       [] {
+         BatchNorm1d(3)(zeros({2, 3, 2, 2}));
+       }},
+      {"expected 4D input (got 3D input)",
+       [] {
+         BatchNorm2d(3)(zeros({2, 3, 2}));
+       }},
+      {"Expected more than 1 value per channel when training, got input size [1, 3]",
+       [] {
+         BatchNorm1d(3)(zeros({1, 3}));
+       }},
+  });
+}
+
+TEST(ModuleErrors, Layers) {
+  expect_all({
+      {"approximate argument must be either none or tanh.", [] { GELU("exact"); }},
+      {"[Hardtanh] min_val 1 must be less than max_val 1", [] { Hardtanh(1, 1); }},
+      {"dropout probability has to be between 0 and 1, but got 1.5", [] { Dropout(1.5); }},
+      {"dropout probability has to be between 0 and 1, but got -0.5", [] { Dropout(-0.5); }},
+      {"Dimension out of range",
+       [] {
+         Softmax(2)(zeros({2, 2}));
+       }},
+      {"mat1 and mat2 shapes cannot be multiplied (2x4 and 3x2)",
+       [] {
+         Linear(3, 2)(zeros({2, 4}));
+       }},
+      {"[Conv1d] 3 input and 4 output channels must be positive multiples of groups = 2",
+       [] { Conv1d(3, 4, 3, {.groups = 2}); }},
+      {"[Conv2d] 2 input and 2 output channels must be positive multiples of groups = 1, kernel "
+       "size 3 x 0 positive",
+       [] {
+         Conv2d(2, 2, {3, 0});
+       }},
+      {"[ConvTranspose2d] 0 input", [] { ConvTranspose2d(0, 4, 3); }},
+      {"expected input[1, 3, 1, 5] to have 2 channels, but got 3 channels instead",
+       [] {
+         Conv1d(2, 4, 3)(zeros({1, 3, 5}));
+       }},
+      {"output padding must be smaller than either stride or dilation",
+       [] {
+         ConvTranspose2d(1, 1, 3, {.output_padding = 1})(zeros({1, 1, 3, 3}));
+       }},
+      {"kernel size should be greater than zero, got 0 x 0", [] { MaxPool2d(0); }},
+      {"stride should not be zero or negative, got 0 x 0", [] { AvgPool2d(2, {.stride = 0}); }},
+      {"[MaxPool1d] expects (N, C, L), got [2, 3]",
+       [] {
+         MaxPool1d(2)(zeros({2, 3}));
+       }},
+      {"[max_pool2d] expects (N, C, H, W), got [2, 3]",
+       [] {
+         MaxPool2d(2)(zeros({2, 3}));
+       }},
+  });
+}
+
+TEST(ModuleErrors, Losses) {
+  const auto logits = zeros({2, 3});
+  expect_all({
+      {"batchmean is not a valid value for reduction", [] { MSELoss(Reduction::kBatchMean); }},
+      {"batchmean is not a valid value for reduction",
+       [] { CrossEntropyLoss(Reduction::kBatchMean); }},
+      {"smooth_l1_loss does not support negative values for beta.",
+       [] { SmoothL1Loss(Reduction::kMean, -1); }},
+      {"label_smoothing must be between 0.0 and 1.0. Got: 1.5",
+       [] { CrossEntropyLoss({.label_smoothing = 1.5}); }},
+      {"[NLLLoss] has no label smoothing", [] { NLLLoss({.label_smoothing = 0.5}); }},
+      {"Target 3 is out of bounds.",
+       [&] {
+         CrossEntropyLoss()(logits, tensor({0, 3}));
+       }},
+      {"Expected input batch_size (2) to match target batch_size (3).",
+       [&] {
+         NLLLoss()(logits, tensor({0, 1, 2}));
+       }},
+      {"weight tensor should be defined either for all 3 classes or no classes",
+       [&] {
+         NLLLoss({.weight = ones({2})})(logits, tensor({0, 1}));
+       }},
+      {"all elements of input should be between 0 and 1",
+       [] { BCELoss()(tensor({2.0}), tensor({1.0})); }},
+      {"Target size ([2]) must be the same as input size ([1])",
+       [] { BCEWithLogitsLoss()(zeros({1}), zeros({2})); }},
+  });
+}
+
+}  // namespace
+}  // namespace lockstep::nn
