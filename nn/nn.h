@@ -2,6 +2,7 @@
 
 // Every module.
 #include "lockstep/nn/activations.h"
+#include "lockstep/nn/attention.h"
 #include "lockstep/nn/batch_norm.h"
 #include "lockstep/nn/conv.h"
 #include "lockstep/nn/embedding.h"
@@ -14,3 +15,4 @@
 #include "lockstep/nn/norm.h"
 #include "lockstep/nn/pooling.h"
 #include "lockstep/nn/sequential.h"
+#include "lockstep/nn/transformer.h"

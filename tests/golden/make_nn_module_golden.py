@@ -35,7 +35,9 @@ def different(*sizes):
 
 
 def flat(t):
-    return t.detach().reshape(-1).tolist()
+    """13 digits: below the tolerance, and a smaller file."""
+    data = t.detach().reshape(-1).tolist()
+    return [float(f"{v:.13g}") if t.is_floating_point() else int(v) for v in data]
 
 
 def described(t):
@@ -195,8 +197,69 @@ def losses():
     case(nn.SmoothL1Loss(beta=0.25), [x, t], {"beta": 0.25})
 
 
+def attention():
+    """Options hold the arguments of the constructor and, under "call", those of forward; masks are
+    the inputs after query, key and value."""
+    def attend(module, query, key, value, attn_mask, key_padding_mask, **call):
+        # PyTorch has no `causal` of its own: there it is one more mask.
+        if call.pop("causal", False):
+            n, s = query.shape[1 if module.batch_first else 0], key.shape[
+                1 if module.batch_first else 0]
+            hidden = torch.triu(torch.ones(n, s, dtype=torch.bool), 1)
+            attn_mask = hidden if attn_mask is None else attn_mask.logical_or(hidden)
+        y, weights = module(query, key, value, attn_mask=attn_mask,
+                            key_padding_mask=key_padding_mask, **call)
+        return y if weights is None else (y, weights)
+
+    def attention_case(sizes, args, options=None, call=None, masks=(None, None)):
+        options, call = options or {}, call or {}
+        module = nn.MultiheadAttention(*args, **options)
+        query, key, value = (values(*size) for size in sizes)
+        case(module, [query, key, value, *masks], {"args": args, **options, "call": call},
+             call=lambda m, *inputs: attend(m, *inputs, **call))
+
+    no_weights = {"need_weights": False}
+    sizes = [(3, 2, 4), (5, 2, 4), (5, 2, 4)]
+    padding = torch.tensor([[False, False, True, False, True], [False, True, True, True, False]])
+    hidden = torch.tensor([[False, False, True, True, True], [True, False, False, True, False],
+                           [False, False, False, False, True]])
+    each = torch.zeros(4, 3, 5, dtype=torch.bool)
+    each[0, 0, 3] = each[1, 2, 0] = each[2, 1, 4] = each[3, :, 2] = True
+    attention_case(sizes, [4, 2])
+    attention_case(sizes, [4, 2], call=no_weights)
+    attention_case(sizes, [4, 1], {"bias": False}, {"average_attn_weights": False})
+    for call in ({}, no_weights):
+        attention_case([(2, 3, 4), (2, 5, 4), (2, 5, 4)], [4, 2], {"batch_first": True}, call,
+                       (None, padding))
+        attention_case(sizes, [4, 2], {}, call, (hidden, padding))
+        attention_case(sizes, [4, 2], {}, call, (values(4, 3, 5), padding))
+        attention_case([(4, 2, 4)] * 3, [4, 2], {}, {"causal": True, **call})
+        attention_case([(2, 3, 4)] * 3, [4, 2], {"batch_first": True}, {"causal": True, **call},
+                       (hidden[:, :3], None))
+    attention_case(sizes, [4, 2], {}, {}, (each, None))
+    attention_case(sizes, [4, 2], {}, no_weights, (values(3, 5), None))
+    attention_case([(3, 2, 4), (2, 2, 3), (2, 2, 6)], [4, 2], {"kdim": 3, "vdim": 6})
+    attention_case([(3, 4), (5, 4), (5, 4)], [4, 2], {}, {}, (hidden, padding[0]))
+    attention_case([(3, 4), (5, 4), (5, 4)], [4, 2], {"batch_first": True}, no_weights)
+
+
+def transformers():
+    padding = torch.tensor([[False, False, True], [False, True, False]])
+    hidden = torch.triu(torch.ones(3, 3, dtype=torch.bool), 1)
+    base = {"dim_feedforward": 5, "dropout": 0.0}
+    for more, size, masks in [
+        ({}, (3, 2, 4), (None, None)),
+        ({"norm_first": True, "activation": "gelu"}, (3, 2, 4), (hidden, None)),
+        ({"batch_first": True, "layer_norm_eps": 0.125}, (2, 3, 4), (hidden, padding)),
+        ({"norm_first": True, "batch_first": True}, (3, 4), (None, None)),
+    ]:
+        options = {**base, **more}
+        case(nn.TransformerEncoderLayer(4, 2, **options), [values(*size), *masks],
+             {"args": [4, 2], **options})
+
+
 def main():
-    for group in (norms, activations, convolutions, pools, losses):
+    for group in (norms, activations, convolutions, pools, losses, attention, transformers):
         group()
     folder = os.path.dirname(os.path.abspath(__file__))
     with open(os.path.join(folder, "nn_module_golden.json"), "w") as f:

@@ -141,5 +141,67 @@ TEST(ModuleErrors, Losses) {
   });
 }
 
+TEST(ModuleErrors, Attention) {
+  MultiheadAttention module(4, 2);
+  const auto q = zeros({3, 2, 4}), kv = zeros({5, 2, 4});
+  const auto masked = [&](const AttentionMasks& masks) { module(q, kv, kv, {.masks = masks}); };
+  expect_all({
+      {"embed_dim must be divisible by num_heads: got embed_dim=4 and num_heads=3",
+       [] { MultiheadAttention(4, 3); }},
+      {"embed_dim and num_heads must be greater than 0, got embed_dim=4 and num_heads=0 instead",
+       [] { MultiheadAttention(4, 0); }},
+      {"dropout probability has to be between 0 and 1, but got 2",
+       [] { MultiheadAttention(4, 2, {.dropout = 2}); }},
+      {"query should be unbatched 2D or batched 3D tensor but received 4-D query tensor",
+       [&] {
+         module(zeros({1, 3, 2, 4}), kv, kv);
+       }},
+      {"For batched (3-D) `query`, expected `key` and `value` to be 3-D but found 2-D and 3-D "
+       "tensors respectively",
+       [&] {
+         module(q, zeros({5, 4}), kv);
+       }},
+      {"For unbatched (2-D) `query`, expected `key_padding_mask` to be `None` or 1-D but found 2-D "
+       "tensor instead",
+       [&] {
+         const auto x = zeros({3, 4});
+         module(x, x, x, {.masks = {.key_padding_mask = zeros({1, 3}, {DType::kBool})}});
+       }},
+      {"was expecting embedding dimension of 4, but got 6",
+       [&] {
+         module(zeros({3, 2, 6}), kv, kv);
+       }},
+      {"key shape [5, 2, 4] does not match value shape [4, 2, 4]",
+       [&] {
+         module(q, kv, zeros({4, 2, 4}));
+       }},
+      {"query [3, 1, 4] and key [5, 2, 4] must have the same number of samples",
+       [&] {
+         module(zeros({3, 1, 4}), kv, kv);
+       }},
+      {"The shape of the 2D attn_mask is [3, 3], but should be [3, 5].",
+       [&] {
+         masked({.attn_mask = zeros({3, 3})});
+       }},
+      {"The shape of the 3D attn_mask is [2, 3, 5], but should be [4, 3, 5].",
+       [&] {
+         masked({.attn_mask = zeros({2, 3, 5})});
+       }},
+      {"attn_mask's dimension 1 is not supported", [&] { masked({.attn_mask = zeros({5})}); }},
+      {"only bool and floating types of attn_mask are supported, got int64",
+       [&] {
+         masked({.attn_mask = zeros({3, 5}, {DType::kInt64})});
+       }},
+      {"expecting key_padding_mask shape of (2, 5), but got [2, 3]",
+       [&] {
+         masked({.key_padding_mask = zeros({2, 3})});
+       }},
+      {"activation should be relu/gelu, not tanh",
+       [] { TransformerEncoderLayer(4, 2, {.activation = "tanh"}); }},
+      {"[TransformerEncoderLayer] expects (L, N, d_model)",
+       [] { TransformerEncoderLayer(4, 2)(zeros({4})); }},
+  });
+}
+
 }  // namespace
 }  // namespace lockstep::nn
