@@ -21,31 +21,6 @@ Tensor like(const Tensor& other, Scalar value) {
   return t;
 }
 
-template <typename T>
-Tensor literal(std::span<const T> values, const Dims& sizes, DType natural,
-               const LiteralOptions& options) {
-  Tensor t = from_span<T>(values, sizes, {kDTypeOf<T>});
-  const DType dtype = options.dtype.value_or(natural);
-  if (dtype != t.dtype()) t = t.to(dtype);
-  if (!(options.device == t.device())) t = t.to(options.device);
-  if (options.requires_grad) t.requires_grad_();
-  return t;
-}
-
-template <typename T>
-Tensor literal_rows(std::initializer_list<std::initializer_list<T>> rows, DType natural,
-                    const LiteralOptions& options) {
-  std::vector<T> values;
-  const size_t columns = rows.size() ? rows.begin()->size() : 0;
-  for (const auto& row : rows) {
-    check(row.size() == columns, "[tensor] rows have {} and {} elements; they must be equally long",
-          columns, row.size());
-    values.insert(values.end(), row.begin(), row.end());
-  }
-  return literal<T>(values, {static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns)},
-                    natural, options);
-}
-
 }  // namespace
 
 Tensor empty(const Dims& sizes, TensorOptions options) {
@@ -133,35 +108,39 @@ Tensor from_memory(void* data, const Dims& sizes, DType dtype, std::shared_ptr<v
                                      sizes, contiguous_strides(sizes), dtype));
 }
 
-Tensor tensor(Scalar value, LiteralOptions options) {
-  const DType natural =
-      value.is_floating() ? DType::kFloat32 : (value.is_bool() ? DType::kBool : DType::kInt64);
-  const Tensor t = empty_dense({}, options.dtype.value_or(natural), options.device);
-  backend_of(t).fill(t, value);
+Literal::Literal(std::initializer_list<Literal> parts)
+    : sizes_{static_cast<int64_t>(parts.size())} {
+  if (parts.size() == 0) return;
+  const Dims& inner = parts.begin()->sizes_;
+  for (int64_t n : inner) sizes_.push_back(n);
+  for (const Literal& part : parts) {
+    check(part.sizes_ == inner, "[tensor] rows have {} and {} elements; they must be equally long",
+          inner.empty() ? 1 : inner[0], part.sizes_.empty() ? 1 : part.sizes_[0]);
+    values_.insert(values_.end(), part.values_.begin(), part.values_.end());
+  }
+}
+
+Tensor tensor(const Literal& literal, LiteralOptions options) {
+  // As torch.tensor: a float among the numbers makes it float32, else an integer int64, else bool.
+  bool floats = literal.values().empty(), integers = false;
+  for (const Scalar& v : literal.values()) {
+    floats = floats || v.is_floating();
+    integers = integers || !v.is_bool();
+  }
+  Tensor t;
+  if (floats) {
+    std::vector<double> values;
+    for (const Scalar& v : literal.values()) values.push_back(v.to<double>());
+    t = from_span<double>(values, literal.sizes(), {options.dtype.value_or(DType::kFloat32)});
+  } else {
+    std::vector<int64_t> values;
+    for (const Scalar& v : literal.values()) values.push_back(v.to<int64_t>());
+    const DType natural = integers ? DType::kInt64 : DType::kBool;
+    t = from_span<int64_t>(values, literal.sizes(), {options.dtype.value_or(natural)});
+  }
+  if (!(options.device == t.device())) t = t.to(options.device);
   if (options.requires_grad) t.requires_grad_();
   return t;
-}
-Tensor tensor(std::initializer_list<double> values, LiteralOptions options) {
-  return literal<double>({values.begin(), values.size()}, {static_cast<int64_t>(values.size())},
-                         DType::kFloat32, options);
-}
-Tensor tensor(std::initializer_list<int> values, LiteralOptions options) {
-  return literal<int32_t>({values.begin(), values.size()}, {static_cast<int64_t>(values.size())},
-                          DType::kInt64, options);
-}
-Tensor tensor(std::initializer_list<int64_t> values, LiteralOptions options) {
-  return literal<int64_t>({values.begin(), values.size()}, {static_cast<int64_t>(values.size())},
-                          DType::kInt64, options);
-}
-Tensor tensor(std::initializer_list<bool> values, LiteralOptions options) {
-  return literal<bool>({values.begin(), values.size()}, {static_cast<int64_t>(values.size())},
-                       DType::kBool, options);
-}
-Tensor tensor(std::initializer_list<std::initializer_list<double>> rows, LiteralOptions options) {
-  return literal_rows<double>(rows, DType::kFloat32, options);
-}
-Tensor tensor(std::initializer_list<std::initializer_list<int>> rows, LiteralOptions options) {
-  return literal_rows<int>(rows, DType::kInt64, options);
 }
 
 }  // namespace lockstep

@@ -2,6 +2,8 @@
 
 #include <initializer_list>
 #include <span>
+#include <type_traits>
+#include <vector>
 
 #include "lockstep/engine/tensor/tensor.h"
 
@@ -41,14 +43,29 @@ struct LiteralOptions {
   Device device{};
   std::optional<DType> dtype{};  // else float32 for floats, int64 for integers, bool for bool
 };
-// Literals: tensor(2.0), tensor({1.0, 2.0}), tensor({{1.0, 2.0}, {3.0, 4.0}}).
-Tensor tensor(Scalar value, LiteralOptions options = {});
-Tensor tensor(std::initializer_list<double> values, LiteralOptions options = {});
-Tensor tensor(std::initializer_list<int> values, LiteralOptions options = {});
-Tensor tensor(std::initializer_list<int64_t> values, LiteralOptions options = {});
-Tensor tensor(std::initializer_list<bool> values, LiteralOptions options = {});
-Tensor tensor(std::initializer_list<std::initializer_list<double>> rows,
-              LiteralOptions options = {});
-Tensor tensor(std::initializer_list<std::initializer_list<int>> rows, LiteralOptions options = {});
+
+// Numbers in braces, nested to any depth: what tensor() below is given.
+class Literal {
+ public:
+  Literal(Scalar value) : values_{value} {}
+  template <typename T>
+  requires std::is_arithmetic_v<T> Literal(T value) : values_{value} {}
+  // Flat lists of one type. (Lists within lists cannot be told apart by their type: for some
+  // compilers {{1.0}, {2.0}} is as good a list of doubles as a list of lists.)
+  template <typename T>
+  requires std::is_arithmetic_v<T> Literal(std::initializer_list<T> values)
+      : values_(values.begin(), values.end()), sizes_{static_cast<int64_t>(values.size())} {}
+  Literal(std::initializer_list<Literal> parts);  // throws ValueError unless all have one shape
+
+  const std::vector<Scalar>& values() const { return values_; }
+  const Dims& sizes() const { return sizes_; }
+
+ private:
+  std::vector<Scalar> values_;  // row-major
+  Dims sizes_;
+};
+
+// tensor(2.0), tensor({1.0, 2.0}), tensor({{1.0, 2.0}, {3.0, 4.0}}).
+Tensor tensor(const Literal& literal, LiteralOptions options = {});
 
 }  // namespace lockstep
