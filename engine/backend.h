@@ -87,7 +87,9 @@ class Backend {
   virtual void deallocate(void* data, size_t bytes) noexcept = 0;
   virtual void copy_from_host(void* device, const void* host, size_t bytes) = 0;
   virtual void copy_to_host(void* host, const void* device, size_t bytes) = 0;  // waits
-  virtual size_t peak_bytes() const = 0;
+  virtual size_t bytes_in_use() const = 0;
+  virtual size_t peak_bytes() const = 0;  // the largest bytes_in_use() since reset_peak_bytes()
+  virtual void reset_peak_bytes() = 0;
 
   // -- streams
   virtual std::shared_ptr<Event> record_event() = 0;               // after all work issued so far

@@ -117,10 +117,12 @@ void replace_history(const Tensor& tensor, const Ptr<Node>& node) {
 
 void rebase_history(const Tensor& self, const Ptr<Node>& node) {
   if (self.impl()->base) {
+    self.impl()->storage->set_last_writer("CopySlices");
     rebase_through_view(self, node);
     self.impl()->sync_with_base();
     return;
   }
+  self.impl()->storage->set_last_writer(node->name());
   replace_history(self, node);
   ++self.impl()->meta().history_epoch;  // its views, if it has any, start over from here
 }

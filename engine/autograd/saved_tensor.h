@@ -2,6 +2,7 @@
 
 #include <any>
 #include <memory>
+#include <string>
 
 #include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/autograd/saved_tensor_hooks.h"
@@ -10,6 +11,11 @@
 namespace lockstep::autograd {
 
 // A tensor kept for backward. Notices when it was freed or changed in place since.
+//
+// What is kept is the values and the place in the graph, not the tensor itself: an in-place
+// operation gives the tensor a new place behind this one, and a node that owned it then would own
+// itself (y.add_(y * w)). Leaves that require grad cannot be written in place; they stay
+// themselves.
 class SavedTensor {
  public:
   SavedTensor() = default;
@@ -21,6 +27,7 @@ class SavedTensor {
   Tensor unpack(Node* node) const;
   void reset() {
     tensor_ = Tensor();
+    edge_ = {};
     packed_ = nullptr;
     released_ = saved_;
   }
@@ -31,16 +38,17 @@ class SavedTensor {
   struct Packed {
     std::shared_ptr<SavedTensorHooks::Pair> hooks;
     std::any value;
-    Edge edge;  // of an input: its place in the graph
   };
   void pack(const Tensor& tensor);
-  Tensor unpack_with_hooks(Node* node) const;
+  Tensor with_history(const Tensor& values, Node* node) const;
+  std::string producer(Node* node) const;
 
   Tensor tensor_;
+  Edge edge_;  // of an input: its place in the graph; of an output only the number
   std::shared_ptr<Packed> packed_;
   uint32_t version_ = 0;
-  uint32_t output_nr_ = 0;
   bool is_output_ = false;
+  bool is_view_ = false;
   bool saved_ = false;     // something was saved, perhaps an undefined tensor
   bool released_ = false;  // ... and has been freed
 };

@@ -123,7 +123,9 @@ class CpuBackend final : public Backend {
   void copy_to_host(void* to, const void* from, size_t bytes) override {
     if (bytes) std::memcpy(to, from, bytes);
   }
+  size_t bytes_in_use() const override { return allocator_stats().bytes_in_use; }
   size_t peak_bytes() const override { return allocator_stats().peak_bytes; }
+  void reset_peak_bytes() override { cpu::reset_peak_bytes(); }
 
   std::shared_ptr<Event> record_event() override {
     static const auto event = std::make_shared<CpuEvent>();

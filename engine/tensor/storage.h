@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string_view>
 
 #include "lockstep/engine/tensor/device.h"
 #include "lockstep/engine/tensor/intrusive.h"
@@ -33,6 +34,9 @@ class Storage : public RefCounted {
 
   uint32_t version() const { return version_.load(std::memory_order_relaxed); }
   void bump_version() { version_.fetch_add(1, std::memory_order_relaxed); }
+  // The graph node of the last in-place write that was recorded; for messages. Empty: none was.
+  std::string_view last_writer() const { return last_writer_; }
+  void set_last_writer(std::string_view literal) { last_writer_ = literal; }
 
  private:
   Storage(void* data, size_t bytes, Device device) : data_(data), bytes_(bytes), device_(device) {}
@@ -41,6 +45,7 @@ class Storage : public RefCounted {
   size_t bytes_;
   Device device_;
   std::atomic<uint32_t> version_{0};
+  std::string_view last_writer_;
   Backend* backend_ = nullptr;  // set when the bytes are ours to free
   std::shared_ptr<void> owner_;
   Ptr<Storage> parent_;
