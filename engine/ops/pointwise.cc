@@ -161,6 +161,28 @@ Tensor record(Tensor y, const std::array<Operand, kArity>& operands,
   return y;
 }
 
+template <typename NodeType>
+const Tensor& in_place(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self,
+                       double p, double q) {
+  autograd::check_inplace(self);
+  constexpr unsigned kSaved = NodeType::kSaves[0];
+  Ptr<NodeType> node;
+  if (autograd::grad_enabled() && self.requires_grad()) {
+    node = make_ptr<NodeType>();
+    node->p = p;
+    node->q = q;
+    const Tensor before = kSaved & kX ? self.clone() : self;  // a copy of what is overwritten
+    node->keep({before}, {kSaved & ~unsigned{kY}}, before);
+  }
+  pointwise::unary_into(op, name, dtypes, self, p, q);
+  autograd::bump_version(self);
+  if (node) {
+    autograd::rebase_history(self, node);
+    if (kSaved & kY) node->result = SavedTensor::output(self, 0);
+  }
+  return self;
+}
+
 // -- the three shapes of a row: a node class and the function
 
 #define LOCKSTEP_UNARY_NODE(op, Name, saved, gradient)                            \
@@ -199,6 +221,9 @@ Tensor record(Tensor y, const std::array<Operand, kArity>& operands,
   Tensor op(const Tensor& x) {                                                            \
     const Tensor y = pointwise::unary(PointwiseOp::k_##op, #op, DTypes::dtypes, x, 0, 0); \
     return record<op##_node, 1>(y, {x}, op##_node::kSaves, 0, 0);                         \
+  }                                                                                       \
+  const Tensor& op##_(const Tensor& x) {                                                  \
+    return in_place<op##_node>(PointwiseOp::k_##op, #op "_", DTypes::dtypes, x, 0, 0);    \
   }
 #define LOCKSTEP_DEFINE_Unary1(op, dtypes, Name, saved, gradient)                         \
   namespace {                                                                             \
@@ -207,6 +232,9 @@ Tensor record(Tensor y, const std::array<Operand, kArity>& operands,
   Tensor op(const Tensor& x, double p) {                                                  \
     const Tensor y = pointwise::unary(PointwiseOp::k_##op, #op, DTypes::dtypes, x, p, 0); \
     return record<op##_node, 1>(y, {x}, op##_node::kSaves, p, 0);                         \
+  }                                                                                       \
+  const Tensor& op##_(const Tensor& x, double p) {                                        \
+    return in_place<op##_node>(PointwiseOp::k_##op, #op "_", DTypes::dtypes, x, p, 0);    \
   }
 #define LOCKSTEP_DEFINE_Unary2(op, dtypes, Name, saved, gradient)                         \
   namespace {                                                                             \
@@ -215,6 +243,9 @@ Tensor record(Tensor y, const std::array<Operand, kArity>& operands,
   Tensor op(const Tensor& x, double p, double q) {                                        \
     const Tensor y = pointwise::unary(PointwiseOp::k_##op, #op, DTypes::dtypes, x, p, q); \
     return record<op##_node, 1>(y, {x}, op##_node::kSaves, p, q);                         \
+  }                                                                                       \
+  const Tensor& op##_(const Tensor& x, double p, double q) {                              \
+    return in_place<op##_node>(PointwiseOp::k_##op, #op "_", DTypes::dtypes, x, p, q);    \
   }
 #define LOCKSTEP_BINARY_BODY(op, dtypes, p, q)                                              \
   const Tensor y = pointwise::binary(PointwiseOp::k_##op, #op, DTypes::dtypes, a, b, p, q); \
@@ -266,13 +297,24 @@ Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
   return record<WhereBackward0, 3>(y, {condition, a, b}, WhereBackward0::kSaves, 0, 0);
 }
 
+namespace {
+
+void check_exponent(DType dtype, Scalar exponent) {
+  check(is_floating(dtype) || (!exponent.is_floating() && exponent.to<int64_t>() >= 0),
+        "[pow] Integers to negative integer powers are not allowed; nor are fractions: {} to {}",
+        name_of(dtype), exponent.to<double>());
+}
+
+}  // namespace
+
 Tensor pow(const Tensor& x, Scalar exponent) {
-  if (!is_floating(x.dtype())) {
-    check(!exponent.is_floating() && exponent.to<int64_t>() >= 0,
-          "[pow] Integers to negative integer powers are not allowed; nor are fractions: {} to {}",
-          name_of(x.dtype()), exponent.to<double>());
-  }
+  check_exponent(x.dtype(), exponent);
   return pow_scalar(x, exponent.to<double>());
+}
+
+const Tensor& pow_(const Tensor& x, Scalar exponent) {
+  check_exponent(x.dtype(), exponent);
+  return pow_scalar_(x, exponent.to<double>());
 }
 
 Tensor pow(const Tensor& x, const Tensor& exponent) { return pow_tensor(x, exponent); }
@@ -284,58 +326,6 @@ Tensor gelu(const Tensor& x, std::string_view approximate) {
   if (approximate == "none") return gelu_erf(x);
   check(approximate == "tanh", "approximate argument must be either none or tanh.");
   return gelu_tanh(x);
-}
-
-namespace {
-
-struct MaskedFillBackward0 final : autograd::OpNode<1> {
-  Dims sizes;
-  std::string_view label = "MaskedFillBackward0";
-  std::string_view name() const override { return label; }
-  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    const Tensor& g = gradients[0];
-    const Tensor mask = saved(0);
-    if (needs(0)) results[0] = sum_to_size(masked_fill(g, mask, 0), sizes);
-    if (needs(1)) results[1] = sum_to_size(where(mask, g, zeros_like(g)), {});
-  }
-};
-
-}  // namespace
-
-Tensor masked_fill(const Tensor& x, const Tensor& mask, const Operand& value) {
-  check(mask.dtype() == DType::kBool, "masked_fill only supports boolean masks, but got mask of {}",
-        name_of(mask.dtype()));
-  const Tensor number = value.is_tensor() ? value.tensor() : Tensor();
-  check(!number.defined() || number.dim() == 0,
-        "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with {} "
-        "dimension(s).",
-        number.defined() ? number.dim() : 0);
-  Tensor y;
-  {
-    const autograd::NoGrad no_grad;
-    y = where(mask, value, x).to(x.dtype());
-  }
-  if (auto node = autograd::record<MaskedFillBackward0>(y, x, number)) {
-    node->sizes = x.sizes();
-    if (number.defined()) node->label = "MaskedFillBackward1";
-    node->save(0, mask);
-  }
-  return y;
-}
-
-Tensor Tensor::exp() const { return lockstep::exp(*this); }
-Tensor Tensor::log() const { return lockstep::log(*this); }
-Tensor Tensor::sqrt() const { return lockstep::sqrt(*this); }
-Tensor Tensor::abs() const { return lockstep::abs(*this); }
-Tensor Tensor::sin() const { return lockstep::sin(*this); }
-Tensor Tensor::cos() const { return lockstep::cos(*this); }
-Tensor Tensor::tanh() const { return lockstep::tanh(*this); }
-Tensor Tensor::sigmoid() const { return lockstep::sigmoid(*this); }
-Tensor Tensor::relu() const { return lockstep::relu(*this); }
-Tensor Tensor::pow(Scalar exponent) const { return lockstep::pow(*this, exponent); }
-Tensor Tensor::clamp(double low, double high) const { return lockstep::clamp(*this, low, high); }
-Tensor Tensor::masked_fill(const Tensor& mask, Scalar value) const {
-  return lockstep::masked_fill(*this, mask, value);
 }
 
 }  // namespace lockstep

@@ -26,9 +26,16 @@ class Operand {
 };
 
 // Pointwise ops with broadcasting and PyTorch's type promotion. At least one argument is a tensor.
-#define LOCKSTEP_DECLARE_Unary(name) Tensor name(const Tensor& x);
-#define LOCKSTEP_DECLARE_Unary1(name) Tensor name(const Tensor& x, double p);
-#define LOCKSTEP_DECLARE_Unary2(name) Tensor name(const Tensor& x, double p, double q);
+// The unary ones have a form that writes over x: exp_(x), clamp_(x, low, high), ...
+#define LOCKSTEP_DECLARE_Unary(name) \
+  Tensor name(const Tensor& x);      \
+  const Tensor& name##_(const Tensor& x);
+#define LOCKSTEP_DECLARE_Unary1(name)     \
+  Tensor name(const Tensor& x, double p); \
+  const Tensor& name##_(const Tensor& x, double p);
+#define LOCKSTEP_DECLARE_Unary2(name)               \
+  Tensor name(const Tensor& x, double p, double q); \
+  const Tensor& name##_(const Tensor& x, double p, double q);
 #define LOCKSTEP_DECLARE_Binary(name) Tensor name(const Operand& a, const Operand& b);
 #define LOCKSTEP_DECLARE_Binary1(name) Tensor name(const Operand& a, const Operand& b, double p);
 #define LOCKSTEP_DECLARE_Binary2(name) \
@@ -50,9 +57,17 @@ LOCKSTEP_POINTWISE_OPS(LOCKSTEP_OP)
 
 // x to a number; integer tensors take non-negative integers only.
 Tensor pow(const Tensor& x, Scalar exponent);
+const Tensor& pow_(const Tensor& x, Scalar exponent);
 Tensor pow(const Tensor& x, const Tensor& exponent);
 Tensor pow(Scalar base, const Tensor& exponent);
 Tensor square(const Tensor& x);
+
+// x between `low` and `high`, which broadcast with x; either may be undefined. The upper bound wins
+// where they cross.
+Tensor clamp(const Tensor& x, const Tensor& low, const Tensor& high);
+// One bound only.
+Tensor clamp_min(const Tensor& x, double low);
+Tensor clamp_max(const Tensor& x, double high);
 
 // PyTorch's defaults for the activations that have parameters.
 inline Tensor softplus(const Tensor& x, double beta = 1) { return softplus(x, beta, 20); }

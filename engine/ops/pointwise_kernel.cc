@@ -277,6 +277,11 @@ Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
   return to_bool ? y.to(DType::kBool) : y;
 }
 
+void unary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self, double p,
+                double q) {
+  run<1>(op, name, dtypes, {Operand(self)}, p, q, &self);
+}
+
 void binary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self,
                  const Operand& other, double p, double q) {
   run<2>(op, name, dtypes, {Operand(self), other}, p, q, &self);

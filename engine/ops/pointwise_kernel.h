@@ -13,7 +13,9 @@ Tensor unary(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& x, d
 Tensor binary(PointwiseOp op, const char* name, DTypes dtypes, const Operand& a, const Operand& b,
               double p, double q);
 Tensor where(const Tensor& condition, const Operand& a, const Operand& b);
-// Writes the result of a binary op over `self`, whose shape and dtype it must fit.
+// Write the result over `self`, whose shape and dtype it must fit.
+void unary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self, double p,
+                double q);
 void binary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self,
                  const Operand& other, double p, double q);
 

@@ -108,9 +108,13 @@ class Tensor {
   Tensor transpose(int64_t dim0, int64_t dim1) const;
   Tensor t() const;
   Tensor permute(const Dims& dims) const;
+  Tensor movedim(const Dims& source, const Dims& destination) const;
+  Tensor squeeze() const;  // every dimension of size 1
   Tensor squeeze(int64_t dim) const;
   Tensor unsqueeze(int64_t dim) const;
   Tensor expand(const Dims& sizes) const;  // -1 keeps a size
+  Tensor expand_as(const Tensor& other) const { return expand(other.sizes()); }
+  Tensor view_as(const Tensor& other) const { return view(other.sizes()); }
   Tensor select(int64_t dim, int64_t index) const;
   Tensor narrow(int64_t dim, int64_t start, int64_t length) const;
   Tensor slice(int64_t dim, int64_t start, int64_t end, int64_t step = 1) const;
@@ -155,13 +159,18 @@ class Tensor {
   Tensor scatter_add(int64_t dim, const Tensor& index, const Tensor& source) const;
   Tensor masked_select(const Tensor& mask) const;
   Tensor masked_fill(const Tensor& mask, Scalar value) const;
+  Tensor masked_fill(const Tensor& mask, const Tensor& value) const;
+  Tensor index_put(const ::std::vector<Tensor>& indices, const Tensor& values,
+                   bool accumulate = false) const;
   Tensor nonzero() const;
   Tensor tril(int64_t diagonal = 0) const;
   Tensor triu(int64_t diagonal = 0) const;
   Tensor repeat(const Dims& repeats) const;
   Tensor flip(const Dims& dims) const;
   ::std::vector<Tensor> split(int64_t size, int64_t dim = 0) const;
+  ::std::vector<Tensor> split(const Dims& sizes, int64_t dim = 0) const;
   ::std::vector<Tensor> chunk(int64_t chunks, int64_t dim = 0) const;
+  ::std::vector<Tensor> unbind(int64_t dim = 0) const;
 
   // -- arithmetic
   Tensor exp() const;
@@ -173,8 +182,19 @@ class Tensor {
   Tensor tanh() const;
   Tensor sigmoid() const;
   Tensor relu() const;
+  Tensor neg() const;
+  Tensor sign() const;
+  Tensor rsqrt() const;
+  Tensor reciprocal() const;
+  Tensor log1p() const;
+  Tensor expm1() const;
+  Tensor tan() const;
+  Tensor erf() const;
+  Tensor square() const;
   Tensor pow(Scalar exponent) const;
+  Tensor pow(const Tensor& exponent) const;
   Tensor clamp(double low, double high) const;
+  Tensor clamp(const Tensor& low, const Tensor& high) const;
   Tensor softmax(int64_t dim) const;
   Tensor log_softmax(int64_t dim) const;
   Tensor matmul(const Tensor& other) const;
@@ -193,6 +213,25 @@ class Tensor {
   const Tensor& mul_(Scalar other) const;
   const Tensor& div_(const Tensor& other) const;
   const Tensor& div_(Scalar other) const;
+  const Tensor& neg_() const;
+  const Tensor& abs_() const;
+  const Tensor& exp_() const;
+  const Tensor& log_() const;
+  const Tensor& sqrt_() const;
+  const Tensor& rsqrt_() const;
+  const Tensor& reciprocal_() const;
+  const Tensor& sin_() const;
+  const Tensor& cos_() const;
+  const Tensor& tanh_() const;
+  const Tensor& sigmoid_() const;
+  const Tensor& relu_() const;
+  const Tensor& clamp_(double low, double high) const;
+  const Tensor& pow_(Scalar exponent) const;
+  const Tensor& masked_fill_(const Tensor& mask, Scalar value) const;
+  const Tensor& masked_fill_(const Tensor& mask, const Tensor& value) const;  // 0-d value
+  // self[indices] = values, or += where accumulate (ops/index_put.h).
+  const Tensor& index_put_(const ::std::vector<Tensor>& indices, const Tensor& values,
+                           bool accumulate = false) const;
   const Tensor& uniform_(double from = 0.0, double to = 1.0) const;
   const Tensor& normal_(double mean = 0.0, double std = 1.0) const;
 

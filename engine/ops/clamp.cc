@@ -1,0 +1,74 @@
+#include <array>
+#include <cmath>
+
+#include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/tensor/check.h"
+
+namespace lockstep {
+namespace {
+
+struct ClampBackward0 final : autograd::OpNode<3> {
+  std::array<Dims, 3> sizes;
+  std::array<DType, 3> dtypes{};
+  std::string_view name() const override { return "ClampBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& g = gradients[0];
+    const Tensor x = saved(0), low = saved(1), high = saved(2);
+    const bool both = low.defined() && high.defined();
+    if (needs(0)) {
+      Tensor passed = g;
+      if (low.defined()) passed = where(ge(x, low), passed, 0);
+      if (high.defined()) passed = where(le(x, high), passed, 0);
+      results[0] = fit(passed, 0);
+    }
+    if (needs(1)) {
+      const Tensor below = lt(x, low);
+      results[1] = fit(where(both ? logical_and(below, lt(low, high)) : below, g, 0), 1);
+    }
+    if (needs(2)) {
+      const Tensor above = gt(x, high);
+      results[2] = fit(where(both ? logical_or(above, lt(high, low)) : above, g, 0), 2);
+    }
+  }
+
+ private:
+  Tensor fit(const Tensor& gradient, size_t i) const {
+    return sum_to_size(gradient, sizes[i]).to(dtypes[i]);
+  }
+};
+
+// Beyond every number of the dtype.
+double end_of(DType dtype) {
+  return is_floating(dtype) ? INFINITY : (dtype == DType::kInt64 ? 0x1p63 - 1024 : 0x1p31 - 1);
+}
+
+}  // namespace
+
+Tensor clamp(const Tensor& x, const Tensor& low, const Tensor& high) {
+  check(low.defined() || high.defined(),
+        "torch.clamp: At least one of 'min' or 'max' must not be None");
+  Tensor y = x;
+  {
+    const autograd::NoGrad no_grad;
+    if (low.defined()) y = maximum(y, low);
+    if (high.defined()) y = minimum(y, high);
+  }
+  if (auto node = autograd::record<ClampBackward0>(y, x, low, high)) {
+    size_t i = 0;
+    for (const Tensor* t : {&x, &low, &high}) {
+      node->save(i, *t);
+      if (t->defined()) {
+        node->sizes[i] = t->sizes();
+        node->dtypes[i] = t->dtype();
+      }
+      ++i;
+    }
+  }
+  return y;
+}
+
+Tensor clamp_min(const Tensor& x, double low) { return clamp(x, low, end_of(x.dtype())); }
+Tensor clamp_max(const Tensor& x, double high) { return clamp(x, -end_of(x.dtype()), high); }
+
+}  // namespace lockstep

@@ -1,0 +1,91 @@
+#include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
+
+namespace lockstep {
+namespace {
+
+struct MaskedFillBackward0 final : autograd::OpNode<1> {
+  Dims sizes;
+  std::string_view label = "MaskedFillBackward0";
+  std::string_view name() const override { return label; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor& g = gradients[0];
+    const Tensor mask = saved(0);
+    if (needs(0)) results[0] = sum_to_size(masked_fill(g, mask, 0), sizes);
+    if (needs(1)) results[1] = sum_to_size(where(mask, g, zeros_like(g)), {});
+  }
+};
+
+Tensor fill_value(const Tensor& mask, const Operand& value) {
+  check(mask.dtype() == DType::kBool, "masked_fill only supports boolean masks, but got mask of {}",
+        name_of(mask.dtype()));
+  const Tensor number = value.is_tensor() ? value.tensor() : Tensor();
+  check(!number.defined() || number.dim() == 0,
+        "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with {} "
+        "dimension(s).",
+        number.defined() ? number.dim() : 0);
+  return number;
+}
+
+void set_up(MaskedFillBackward0& node, const Tensor& x, const Tensor& mask, const Tensor& number) {
+  node.sizes = x.sizes();
+  if (number.defined()) node.label = "MaskedFillBackward1";
+  node.save(0, mask);
+}
+
+const Tensor& masked_fill_in_place(const Tensor& self, const Tensor& mask, const Operand& value) {
+  const Tensor number = fill_value(mask, value);
+  autograd::check_inplace(self);
+  Ptr<MaskedFillBackward0> node;
+  if (autograd::grad_enabled() &&
+      (self.requires_grad() || (number.defined() && number.requires_grad()))) {
+    node = make_ptr<MaskedFillBackward0>();
+    node->add_edge(autograd::gradient_edge(self));
+    node->add_edge(autograd::gradient_edge(number));
+    set_up(*node, self, mask, number);
+  }
+  {
+    const autograd::NoGrad no_grad;
+    const Tensor y = where(mask, value, self).to(self.dtype());
+    check(y.sizes() == self.sizes(),
+          "output with shape {} doesn't match the broadcast shape {}", self.sizes().str(),
+          y.sizes().str());
+    backend_of(self).copy(self, y);
+  }
+  autograd::bump_version(self);
+  if (node) autograd::rebase_history(self, node);
+  return self;
+}
+
+}  // namespace
+
+Tensor masked_fill(const Tensor& x, const Tensor& mask, const Operand& value) {
+  const Tensor number = fill_value(mask, value);
+  Tensor y;
+  {
+    const autograd::NoGrad no_grad;
+    y = where(mask, value, x).to(x.dtype());
+  }
+  if (auto node = autograd::record<MaskedFillBackward0>(y, x, number)) {
+    set_up(*node, x, mask, number);
+  }
+  return y;
+}
+
+Tensor Tensor::masked_fill(const Tensor& mask, Scalar value) const {
+  return lockstep::masked_fill(*this, mask, value);
+}
+Tensor Tensor::masked_fill(const Tensor& mask, const Tensor& value) const {
+  return lockstep::masked_fill(*this, mask, value);
+}
+const Tensor& Tensor::masked_fill_(const Tensor& mask, Scalar value) const {
+  return masked_fill_in_place(*this, mask, value);
+}
+const Tensor& Tensor::masked_fill_(const Tensor& mask, const Tensor& value) const {
+  return masked_fill_in_place(*this, mask, value);
+}
+
+}  // namespace lockstep
