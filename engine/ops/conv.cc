@@ -19,7 +19,8 @@ using autograd::record;
 // are the other two; so any order of differentiation stays within these functions.
 Tensor input_gradient(const Tensor& gy, const Tensor& weight, const Dims& x_sizes,
                       const Conv2dParams& params,
-                      std::string_view label = "ConvolutionBackwardInputBackward0");
+                      std::string_view label = "ConvolutionBackwardInputBackward0",
+                      const Tensor& bias = {});  // added to each channel
 Tensor weight_gradient(const Tensor& gy, const Tensor& x, const Dims& w_sizes,
                        const Conv2dParams& params);
 
@@ -66,6 +67,7 @@ struct InputGradientBackward final : OpNode<2> {
     const Tensor& g = gradients[0];
     if (needs(0)) results[0] = conv2d(g, saved(1), {}, params);
     if (needs(1)) results[1] = weight_gradient(saved(0), g, w_sizes, params);
+    if (needs(2)) results[2] = sum(g, {0, 2, 3});
   }
 };
 
@@ -81,11 +83,15 @@ struct WeightGradientBackward final : OpNode<2> {
 };
 
 Tensor input_gradient(const Tensor& gy, const Tensor& weight, const Dims& x_sizes,
-                      const Conv2dParams& params, std::string_view label) {
+                      const Conv2dParams& params, std::string_view label, const Tensor& bias) {
   const Tensor dense = activation_layout(gy.detach());
   const Tensor gx = empty_in_layout_of(dense, x_sizes);
   backend_of(gy).conv2d_input_gradient(gx, dense, weight.detach().contiguous(), params);
-  if (auto node = record<InputGradientBackward>(gx, gy, weight)) {
+  if (bias.defined()) {
+    const autograd::NoGrad no_grad;
+    gx.add_(bias.view({-1, 1, 1}));
+  }
+  if (auto node = record<InputGradientBackward>(gx, gy, weight, bias)) {
     node->params = params;
     node->label = label;
     node->w_sizes = weight.sizes();
@@ -198,9 +204,20 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bia
     check(sizes[2 + i] > 0, "[conv_transpose2d] the output would have size {} along dimension {}",
           sizes[2 + i], 2 + i);
   }
-  const Tensor y = input_gradient(x, weight, sizes, convolution, "ConvolutionBackward0");
-  return bias.defined() ? add(y, bias.view({channels, 1, 1})) : y;
+  return input_gradient(x, weight, sizes, convolution, "ConvolutionBackward0", bias);
 }
+
+namespace {
+
+// What ends a convolution over one dimension, which is run as one over two.
+struct Conv1dBackward final : OpNode<1> {
+  std::string_view name() const override { return "ConvolutionBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = gradients[0].unsqueeze(2);
+  }
+};
+
+}  // namespace
 
 Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias,
               const Conv1dParams& params) {
@@ -212,7 +229,13 @@ Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias,
   flat.padding[1] = params.padding;
   flat.dilation[1] = params.dilation;
   flat.groups = params.groups;
-  return conv2d(x.unsqueeze(2), weight.unsqueeze(2), bias, flat).squeeze(2);
+  const Tensor wide = conv2d(x.unsqueeze(2), weight.unsqueeze(2), bias, flat);
+  Dims sizes = wide.sizes(), strides = wide.strides();
+  sizes.erase(2);
+  strides.erase(2);
+  const Tensor y = alias_of(wide, sizes, strides, 0);
+  record<Conv1dBackward>(y, wide);
+  return y;
 }
 
 }  // namespace lockstep

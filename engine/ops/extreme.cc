@@ -3,6 +3,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/gather.h"
+#include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
@@ -82,6 +83,9 @@ ValuesAndIndices max(const Tensor& x, int64_t dim, bool keepdim) {
 ValuesAndIndices min(const Tensor& x, int64_t dim, bool keepdim) {
   return extreme(x, dim, keepdim, false, "MinBackward0");
 }
+
+Tensor max(const Tensor& a, const Tensor& b) { return maximum(a, b); }
+Tensor min(const Tensor& a, const Tensor& b) { return minimum(a, b); }
 
 Tensor argmax(const Tensor& x) {
   check(x.numel() > 0, "argmax(): Expected reduction dim to be specified for input.numel() == 0.");

@@ -7,6 +7,9 @@ namespace lockstep {
 // Along `dim`: the first extreme element and its index. NaN wins.
 ValuesAndIndices max(const Tensor& x, int64_t dim, bool keepdim = false);
 ValuesAndIndices min(const Tensor& x, int64_t dim, bool keepdim = false);
+// Element by element: maximum() and minimum().
+Tensor max(const Tensor& a, const Tensor& b);
+Tensor min(const Tensor& a, const Tensor& b);
 // int64 index of the first extreme element, along `dim` or in row-major order.
 Tensor argmax(const Tensor& x);
 Tensor argmin(const Tensor& x);

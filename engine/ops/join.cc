@@ -69,6 +69,14 @@ struct RepeatBackward0 final : OpNode<1> {
   }
 };
 
+struct FlipBackward0 final : OpNode<1> {
+  Dims dims;
+  std::string_view name() const override { return "FlipBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = flip(gradients[0], dims);
+  }
+};
+
 // Null unless something needs a gradient; else a node with an edge to each tensor.
 template <typename NodeType>
 Ptr<NodeType> record_all(const Tensor& y, const std::vector<Tensor>& tensors) {
@@ -153,48 +161,6 @@ Tensor stack(const std::vector<Tensor>& tensors, int64_t dim) {
   return y;
 }
 
-std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t dim) {
-  check(x.dim() > 0, "split expects at least a 1-dimensional tensor");
-  const int d = wrap_dim(dim, x.dim());
-  std::vector<Tensor> parts;
-  int64_t start = 0;
-  for (int64_t size : sizes) {
-    check(size >= 0,
-          "split_with_sizes expects split_sizes have only non-negative entries, but got "
-          "split_sizes={}",
-          sizes.str());
-    if (start + size <= x.size(d)) parts.push_back(x.narrow(d, start, size));
-    start += size;
-  }
-  check(start == x.size(d),
-        "split_with_sizes expects split_sizes to sum exactly to {} (input tensor's size at "
-        "dimension {}), but got split_sizes={}",
-        x.size(d), d, sizes.str());
-  return parts;
-}
-
-std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t dim) {
-  check(x.dim() > 0, "split expects at least a 1-dimensional tensor");
-  check(size >= 0, "split expects split_size be non-negative, but got split_size={}", size);
-  const int d = wrap_dim(dim, x.dim());
-  const int64_t n = x.size(d);
-  check(size > 0 || n == 0,
-        "split_size can only be 0 if dimension size is 0, but got dimension size of {}", n);
-  std::vector<Tensor> parts;
-  for (int64_t start = 0; start < n || parts.empty(); start += size) {
-    parts.push_back(x.narrow(d, start, std::min(size, n - start)));
-  }
-  return parts;
-}
-
-std::vector<Tensor> chunk(const Tensor& x, int64_t chunks, int64_t dim) {
-  check(x.dim() > 0, "chunk expects at least a 1-dimensional tensor");
-  check(chunks > 0, "chunk expects `chunks` to be greater than 0, got: {}", chunks);
-  const int64_t n = x.size(dim);
-  if (n == 0) return std::vector<Tensor>(static_cast<size_t>(chunks), x.narrow(dim, 0, 0));
-  return split(x, (n + chunks - 1) / chunks, dim);
-}
-
 Tensor repeat(const Tensor& x, const Dims& repeats) {
   const int lead = repeats.size() - x.dim();
   check(lead >= 0,
@@ -222,7 +188,7 @@ Tensor repeat(const Tensor& x, const Dims& repeats) {
 }
 
 Tensor flip(const Tensor& x, const Dims& dims) {
-  Tensor y = x;
+  Tensor y = x.detach();
   std::array<bool, kMaxDims> done{};
   for (int64_t wanted : dims) {
     const auto d = static_cast<size_t>(wrap_dim(wanted, x.dim()));
@@ -231,15 +197,11 @@ Tensor flip(const Tensor& x, const Dims& dims) {
     if (n == 0) continue;
     y = index_select(y, wanted, arange(n - 1, -1, -1).to(x.device()));
   }
+  if (y.impl()->storage == x.impl()->storage) y = y.clone();  // nothing to turn round
+  if (auto node = record<FlipBackward0>(y, x)) node->dims = dims;
   return y;
 }
 
-std::vector<Tensor> Tensor::split(int64_t size, int64_t dim) const {
-  return lockstep::split(*this, size, dim);
-}
-std::vector<Tensor> Tensor::chunk(int64_t chunks, int64_t dim) const {
-  return lockstep::chunk(*this, chunks, dim);
-}
 Tensor Tensor::repeat(const Dims& repeats) const { return lockstep::repeat(*this, repeats); }
 Tensor Tensor::flip(const Dims& dims) const { return lockstep::flip(*this, dims); }
 

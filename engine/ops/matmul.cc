@@ -156,24 +156,96 @@ Tensor bmm(const Tensor& a, const Tensor& b) {
   return y;
 }
 
+namespace {
+
+// All dimensions but the last as one.
+Tensor as_rows(const Tensor& x) {
+  int64_t rows = 1;
+  for (int d = 0; d + 1 < x.dim(); ++d) rows *= x.sizes()[d];
+  return x.reshape({rows, x.size(-1)});
+}
+
+struct UnsafeViewBackward0 final : OpNode<1> {
+  Dims sizes;
+  std::string_view name() const override { return "UnsafeViewBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = gradients[0].reshape(sizes);
+  }
+};
+
+// A product of folded operands in its full shape; nobody else holds it, so it is no view.
+Tensor unfolded(const Tensor& product, const Dims& sizes) {
+  const Tensor y = alias_of(product, sizes, contiguous_strides(sizes), 0);
+  if (auto node = record<UnsafeViewBackward0>(y, product)) node->sizes = product.sizes();
+  return y;
+}
+
+struct DotBackward0 final : OpNode<2> {
+  std::string_view name() const override { return "DotBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    if (needs(0)) results[0] = mul(gradients[0], saved(1));
+    if (needs(1)) results[1] = mul(gradients[0], saved(0));
+  }
+};
+
+struct MvBackward0 final : OpNode<2> {
+  std::string_view name() const override { return "MvBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    if (needs(0)) results[0] = outer(gradients[0], saved(1));
+    if (needs(1)) results[1] = mv(saved(0).t(), gradients[0]);
+  }
+};
+
+template <typename NodeType>
+Tensor product_with_vector(const char* name, const Tensor& a, const Tensor& b, const Dims& sizes) {
+  check_pair(name, a, b);
+  const Tensor y = empty_dense(sizes, a.dtype(), a.device());
+  const Tensor rows = a.dim() == 1 ? a.detach().unsqueeze(0) : a.detach();
+  gemm_into(alias_of(y, {rows.size(0), 1}, {1, 1}, 0), rows, b.detach().unsqueeze(1), false);
+  if (auto node = record<NodeType>(y, a, b)) {
+    if (node->needs(1)) node->save(0, a);
+    if (node->needs(0)) node->save(1, b);
+  }
+  return y;
+}
+
+}  // namespace
+
+Tensor dot(const Tensor& a, const Tensor& b) {
+  check(a.dim() == 1 && b.dim() == 1, "1D tensors expected, but got {}D and {}D tensors", a.dim(),
+        b.dim());
+  check(a.size(0) == b.size(0),
+        "inconsistent tensor size, expected tensor {} and src {} to have the same number of "
+        "elements, but got {} and {} elements respectively",
+        a.sizes().str(), b.sizes().str(), a.size(0), b.size(0));
+  return product_with_vector<DotBackward0>("dot", a, b, {});
+}
+
+Tensor mv(const Tensor& a, const Tensor& b) {
+  check(a.dim() == 2 && b.dim() == 1, "vector + matrix @ vector expected, got 1, {}, {}", a.dim(),
+        b.dim());
+  check(a.size(1) == b.size(0), "size mismatch, got {}, {}x{},{}", a.size(0), a.size(0), a.size(1),
+        b.size(0));
+  return product_with_vector<MvBackward0>("mv", a, b, {a.size(0)});
+}
+
 Tensor matmul(const Tensor& a, const Tensor& b) {
   check(a.dim() > 0 && b.dim() > 0,
         "both arguments to matmul need to be at least 1D, but they are {}D and {}D", a.dim(),
         b.dim());
-  if (a.dim() == 1 && b.dim() == 1) {
-    check(a.size(0) == b.size(0),
-          "inconsistent tensor size, expected tensor {} and src {} to have the same number of "
-          "elements, but got {} and {} elements respectively",
-          a.sizes().str(), b.sizes().str(), a.size(0), b.size(0));
-    return mm(a.unsqueeze(0), b.unsqueeze(1)).reshape({});
-  }
+  if (a.dim() == 1 && b.dim() == 1) return dot(a, b);
   if (a.dim() == 1) return matmul(a.unsqueeze(0), b).squeeze(-2);
-  if (b.dim() == 1) return matmul(a, b.unsqueeze(1)).squeeze(-1);
+  if (a.dim() == 2 && b.dim() == 1) return mv(a, b);
+  if (b.dim() == 1) {
+    Dims sizes = a.sizes();
+    sizes.erase(sizes.size() - 1);
+    return unfolded(mv(as_rows(a), b), sizes);
+  }
   if (a.dim() == 2 && b.dim() == 2) return mm(a, b);
   if (b.dim() == 2) {
     Dims sizes = a.sizes();
     sizes[sizes.size() - 1] = b.size(1);
-    return mm(a.reshape({-1, a.size(-1)}), b).reshape(sizes);
+    return unfolded(mm(as_rows(a), b), sizes);
   }
   if (a.dim() == 3 && b.dim() == 3 && a.size(0) == b.size(0)) return bmm(a, b);
   Dims lead_a(std::span(a.sizes().data(), static_cast<size_t>(a.dim() - 2)));
@@ -188,7 +260,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   Dims out = lead;
   out.push_back(a.size(-2));
   out.push_back(b.size(-1));
-  return bmm(batched(a), batched(b)).reshape(out);
+  return unfolded(bmm(batched(a), batched(b)), out);
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
@@ -196,7 +268,8 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
         "[linear] expects x (..., in) and weight (out, in), got {} and {}", x.sizes().str(),
         weight.sizes().str());
   const int64_t in = weight.size(1), out = weight.size(0);
-  const int64_t rows = in > 0 && x.size(-1) > 0 ? x.numel() / x.size(-1) : 0;
+  int64_t rows = 1;
+  for (int d = 0; d + 1 < x.dim(); ++d) rows *= x.sizes()[d];
   check(x.size(-1) == in, "mat1 and mat2 shapes cannot be multiplied ({}x{} and {}x{})", rows,
         x.size(-1), in, out);
   if (!bias.defined()) return matmul(x, weight.t());
@@ -207,7 +280,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   if (x.dim() != 2) {
     Dims sizes = x.sizes();
     sizes[sizes.size() - 1] = out;
-    return linear(x.reshape({-1, in}), weight, bias).reshape(sizes);
+    return linear(x.reshape({rows, in}), weight, bias).reshape(sizes);
   }
   const Tensor y = empty_dense({x.size(0), out}, x.dtype(), x.device());
   backend_of(y).copy(y, alias_of(bias, y.sizes(), {0, bias.stride(0)}, bias.storage_offset()));

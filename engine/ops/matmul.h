@@ -4,11 +4,14 @@
 
 namespace lockstep {
 
-// PyTorch's matmul over 1-d and 2-d operands, and batches of matrices (B, M, K) x (B, K, N) or with
-// a 2-d right operand.
+// PyTorch's matmul: vectors, matrices, and batches of matrices (..., M, K) x (..., K, N) whose
+// leading dimensions broadcast.
 Tensor matmul(const Tensor& a, const Tensor& b);
 // (M, K) x (K, N).
 Tensor mm(const Tensor& a, const Tensor& b);
+// The sum of a_i b_i of two vectors, and (M, K) x (K).
+Tensor dot(const Tensor& a, const Tensor& b);
+Tensor mv(const Tensor& a, const Tensor& b);
 // (B, M, K) x (B, K, N).
 Tensor bmm(const Tensor& a, const Tensor& b);
 // x W^T + bias: x (..., in), weight (out, in), bias (out) or undefined.

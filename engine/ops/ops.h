@@ -9,6 +9,7 @@
 #include "lockstep/engine/ops/extreme.h"
 #include "lockstep/engine/ops/gather.h"
 #include "lockstep/engine/ops/index.h"
+#include "lockstep/engine/ops/index_put.h"
 #include "lockstep/engine/ops/join.h"
 #include "lockstep/engine/ops/layer_norm.h"
 #include "lockstep/engine/ops/loss.h"
@@ -20,6 +21,7 @@
 #include "lockstep/engine/ops/product.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/ops/softmax.h"
+#include "lockstep/engine/ops/split.h"
 #include "lockstep/engine/ops/statistics.h"
 #include "lockstep/engine/tensor/factory.h"
 

@@ -1,6 +1,8 @@
 // Views: other sizes and strides over the same storage.
 #include <algorithm>
+#include <array>
 #include <optional>
+#include <utility>
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
@@ -14,15 +16,6 @@ namespace {
 
 using autograd::OpNode;
 using autograd::record;
-
-Tensor make_view(const Tensor& x, const Dims& sizes, const Dims& strides, int64_t offset) {
-  Tensor y = alias_of(x, sizes, strides, offset);
-  TensorImpl& view = *y.impl();
-  view.base = x.impl()->base ? x.impl()->base : Ptr<TensorImpl>(x.impl());
-  x.impl()->sync_with_base();
-  view.seen_epoch = view.base->autograd ? view.base->autograd->history_epoch : 0;
-  return y;
-}
 
 // Resolves a -1 in `sizes` so that the product is `numel`.
 Dims infer_sizes(const Dims& sizes, int64_t numel, const Dims& from) {
@@ -75,7 +68,8 @@ std::optional<Dims> view_strides(const Tensor& x, const Dims& sizes) {
 
 struct ViewBackward0 final : OpNode<1> {
   Dims sizes;
-  std::string_view name() const override { return "ViewBackward0"; }
+  std::string_view label = "ViewBackward0";
+  std::string_view name() const override { return label; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     results[0] = gradients[0].reshape(sizes);
   }
@@ -87,14 +81,6 @@ struct PermuteBackward0 final : OpNode<1> {
   std::string_view name() const override { return label; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     results[0] = gradients[0].permute(inverse);
-  }
-};
-
-struct SqueezeBackward1 final : OpNode<1> {
-  int dim = 0;
-  std::string_view name() const override { return "SqueezeBackward1"; }
-  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    results[0] = gradients[0].unsqueeze(dim);
   }
 };
 
@@ -114,17 +100,23 @@ struct ExpandBackward0 final : OpNode<1> {
   }
 };
 
-// A slice of one dimension: every step-th index from start, `length` of them.
+// A slice of one dimension: every step-th index from start, `length` of them; or the index `start`
+// alone, whose dimension goes.
 struct Slice {
   int dim = 0;
   int64_t start = 0, step = 1, length = 0;
+  bool drops = false;
 
   Tensor of(const Tensor& x) const {
     Dims sizes = x.sizes(), strides = x.strides();
     sizes[dim] = length;
     strides[dim] *= step;
-    return make_view(x, sizes, strides,
-                     x.storage_offset() + (length > 0 ? start * x.strides()[dim] : 0));
+    if (drops) {
+      sizes.erase(dim);
+      strides.erase(dim);
+    }
+    return view_of(x, sizes, strides,
+                   x.storage_offset() + (length > 0 ? start * x.strides()[dim] : 0));
   }
 };
 
@@ -133,7 +125,9 @@ Tensor embed(const Tensor& g, const Dims& sizes, const Slice& slice);
 struct SliceBackward0 final : OpNode<1> {
   Dims sizes;
   Slice slice;
-  std::string_view name() const override { return "SliceBackward0"; }
+  std::string_view name() const override {
+    return slice.drops ? "SelectBackward0" : "SliceBackward0";
+  }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     results[0] = embed(gradients[0], sizes, slice);
   }
@@ -179,7 +173,7 @@ Tensor permuted(const Tensor& x, const Dims& dims, std::string_view label) {
     sizes[d] = x.sizes()[from];
     strides[d] = x.strides()[from];
   }
-  const Tensor y = make_view(x, sizes, strides, x.storage_offset());
+  const Tensor y = view_of(x, sizes, strides, x.storage_offset());
   if (auto node = record<PermuteBackward0>(y, x)) {
     node->inverse = inverse;
     node->label = label;
@@ -187,13 +181,26 @@ Tensor permuted(const Tensor& x, const Dims& dims, std::string_view label) {
   return y;
 }
 
-Tensor viewed(const Tensor& x, const Dims& sizes, const Dims& strides) {
-  const Tensor y = make_view(x, sizes, strides, x.storage_offset());
-  if (auto node = record<ViewBackward0>(y, x)) node->sizes = x.sizes();
+Tensor viewed(const Tensor& x, const Dims& sizes, const Dims& strides,
+              std::string_view label = "ViewBackward0") {
+  const Tensor y = view_of(x, sizes, strides, x.storage_offset());
+  if (auto node = record<ViewBackward0>(y, x)) {
+    node->sizes = x.sizes();
+    node->label = label;
+  }
   return y;
 }
 
 }  // namespace
+
+Tensor view_of(const Tensor& source, const Dims& sizes, const Dims& strides, int64_t offset) {
+  Tensor y = alias_of(source, sizes, strides, offset);
+  TensorImpl& view = *y.impl();
+  view.base = source.impl()->base ? source.impl()->base : Ptr<TensorImpl>(source.impl());
+  source.impl()->sync_with_base();
+  view.seen_epoch = view.base->autograd ? view.base->autograd->history_epoch : 0;
+  return y;
+}
 
 Tensor Tensor::view(const Dims& wanted) const {
   const Dims sizes = infer_sizes(wanted, numel(), this->sizes());
@@ -208,7 +215,7 @@ Tensor Tensor::reshape(const Dims& wanted) const {
   const Dims sizes = infer_sizes(wanted, numel(), this->sizes());
   if (const auto strides = view_strides(*this, sizes)) return viewed(*this, sizes, *strides);
   const Tensor dense = contiguous();
-  return viewed(dense, sizes, contiguous_strides(sizes));
+  return viewed(dense, sizes, contiguous_strides(sizes), "UnsafeViewBackward0");
 }
 
 Tensor Tensor::flatten(int64_t start_dim, int64_t end_dim) const {
@@ -242,6 +249,39 @@ Tensor Tensor::t() const {
   return permuted(*this, {1, 0}, "TBackward0");
 }
 
+Tensor Tensor::movedim(const Dims& source, const Dims& destination) const {
+  check(source.size() == destination.size(),
+        "movedim: Invalid source or destination dims: source ({} dims) should contain the same "
+        "number of dims as destination ({} dims)",
+        source.str(), destination.str());
+  Dims order = Dims::filled(dim(), -1);
+  std::array<bool, kMaxDims> moved{};
+  for (int i = 0; i < source.size(); ++i) {
+    const int from = wrap_dim(source[i], dim()), to = wrap_dim(destination[i], dim());
+    check(!std::exchange(moved[static_cast<size_t>(from)], true),
+          "movedim: repeated dim in `source` ({})", source.str());
+    check(order[to] < 0, "movedim: repeated dim in `destination` ({})", destination.str());
+    order[to] = from;
+  }
+  int next = 0;
+  for (int d = 0; d < dim(); ++d) {
+    if (order[d] >= 0) continue;
+    while (moved[static_cast<size_t>(next)]) ++next;
+    order[d] = next++;
+  }
+  return permute(order);
+}
+
+Tensor Tensor::squeeze() const {
+  Dims sizes, strides;
+  for (int d = 0; d < dim(); ++d) {
+    if (this->sizes()[d] == 1) continue;
+    sizes.push_back(this->sizes()[d]);
+    strides.push_back(this->strides()[d]);
+  }
+  return viewed(*this, sizes, strides, "SqueezeBackward0");
+}
+
 Tensor Tensor::squeeze(int64_t wanted) const {
   const int d = wrap_dim(wanted, dim());
   Dims sizes = this->sizes(), strides = this->strides();
@@ -250,13 +290,7 @@ Tensor Tensor::squeeze(int64_t wanted) const {
     sizes.erase(d);
     strides.erase(d);
   }
-  const Tensor y = make_view(*this, sizes, strides, storage_offset());
-  if (!removes) {
-    if (auto node = record<ViewBackward0>(y, *this)) node->sizes = this->sizes();
-  } else if (auto node = record<SqueezeBackward1>(y, *this)) {
-    node->dim = d;
-  }
-  return y;
+  return viewed(*this, sizes, strides, "SqueezeBackward1");
 }
 
 Tensor Tensor::unsqueeze(int64_t wanted) const {
@@ -264,7 +298,7 @@ Tensor Tensor::unsqueeze(int64_t wanted) const {
   Dims sizes = this->sizes(), strides = this->strides();
   strides.insert(d, d < dim() ? sizes[d] * strides[d] : 1);
   sizes.insert(d, 1);
-  const Tensor y = make_view(*this, sizes, strides, storage_offset());
+  const Tensor y = view_of(*this, sizes, strides, storage_offset());
   if (auto node = record<UnsqueezeBackward0>(y, *this)) node->dim = d;
   return y;
 }
@@ -289,7 +323,7 @@ Tensor Tensor::expand(const Dims& wanted) const {
           sizes[d], have, d, wanted.str(), this->sizes().str());
     if (sizes[d] == have && d >= lead) strides[d] = this->strides()[d - lead];
   }
-  const Tensor y = make_view(*this, sizes, strides, storage_offset());
+  const Tensor y = view_of(*this, sizes, strides, storage_offset());
   if (auto node = record<ExpandBackward0>(y, *this)) node->sizes = this->sizes();
   return y;
 }
@@ -318,7 +352,7 @@ Tensor Tensor::select(int64_t dim, int64_t index) const {
   const int64_t n = size(d);
   check(index >= -n && index < n, "index {} is out of bounds for dimension {} with size {}", index,
         d, n);
-  return take_slice(*this, {d, index < 0 ? index + n : index, 1, 1}).squeeze(d);
+  return take_slice(*this, {d, index < 0 ? index + n : index, 1, 1, true});
 }
 
 }  // namespace lockstep

@@ -84,8 +84,8 @@ struct TensorImpl final : RefCounted {
   int64_t numel;
   DType dtype;
   bool contiguous;
-  bool inference = false;  // made in inference mode
-  Ptr<TensorImpl> base;  // the tensor that this one is a view of
+  bool inference = false;   // made in inference mode
+  Ptr<TensorImpl> base;     // the tensor that this one is a view of
   uint32_t seen_epoch = 0;  // the base's history_epoch that this view's history stands for
   std::unique_ptr<autograd::AutogradMeta> autograd;
 };
@@ -96,5 +96,9 @@ Tensor empty_dense(const Dims& sizes, DType dtype, Device device);
 Tensor empty_channels_last(const Dims& sizes, DType dtype, Device device);
 // A view of the same storage, outside the graph.
 Tensor alias_of(const Tensor& source, const Dims& sizes, const Dims& strides, int64_t offset);
+
+// A view of `source`: a write through either is seen by the other's history. The caller records how
+// gradients pass.
+Tensor view_of(const Tensor& source, const Dims& sizes, const Dims& strides, int64_t offset);
 
 }  // namespace lockstep

@@ -59,6 +59,21 @@ void add_activations(Rows& rows) {
            ROW(masked_fill(x[0], x[1], -1)));
   rows.add("masked_fill", "tensor", {{{3, 4}}, mask({4}), {{}}},
            ROW(masked_fill(x[0], x[1], x[2])));
+  rows.add("masked_fill_", "number", {{{3, 4}}, mask({4})},
+           ROW(x[0].clone().masked_fill_(x[1], 2.5)));
+  rows.add("masked_fill_", "view", {{{3, 4}}, mask({3}), {{}}}, [](const Tensors& x) {
+    const Tensor y = x[0].clone();
+    y.t().masked_fill_(x[1], x[2]);
+    return y;
+  });
+  rows.add("max", "tensors", {{{3, 1}}, {{4}, kStrided}}, ROW(max(x[0], x[1])));
+  rows.add("min", "tensors", {{{3, 1}}, {{4}, kStrided}}, ROW(min(x[0], x[1])));
+  rows.layouts("clamp_min", ROW(clamp_min(x[0], 0.25)));
+  rows.layouts("clamp_max", ROW(clamp_max(x[0], 0.25)));
+  rows.add("clamp", "tensors", {{{3, 4}, kTransposed}, between({4}, -2, -0.5), between({}, 0.5, 1)},
+           ROW(clamp(x[0], x[1], x[2])));
+  rows.add("clamp", "crossed", {{{3, 4}}, between({4}, 0.5, 2), between({3, 1}, -1, 1)},
+           ROW(clamp(x[0], x[1], x[2])));
   rows.add_integer("logical_not", "matrix", {mask({3, 4})}, ROW(logical_not(x[0])));
 }
 
@@ -72,6 +87,16 @@ void add_joining(Rows& rows) {
   rows.add("stack", "last", {{{2, 3}}, {{2, 3}}}, ROW(stack({x[0], x[1]}, -1)));
   rows.add("stack", "scalars", {{{}}, {{}}}, ROW(stack({x[0], x[1]})));
   rows.layouts("split", ROW(split(x[0], 2, 0)[0]));
+  rows.layouts("unbind", ROW(unbind(x[0], 1)[1]));
+  rows.add("split", "used_twice", {{{5, 2}}}, [](const Tensors& x) {
+    const auto parts = split(x[0], Dims{2, 1, 2});
+    return mul(parts[0], parts[2]);
+  });
+  rows.add("unbind", "all", {{{3, 2}, kTransposed}}, [](const Tensors& x) {
+    const auto parts = unbind(x[0]);
+    return mul(parts[0], mul(parts[1], parts[2]));
+  });
+  rows.add("movedim", "two", {{{2, 3, 2}}}, ROW(movedim(x[0], {0, 2}, {1, 0})));
   rows.layouts("chunk", ROW(chunk(x[0], 2, 1)[1]));
   rows.layouts("repeat", ROW(repeat(x[0], {2, 1, 3})));
   rows.layouts("flip", ROW(flip(x[0], {0, 1})));
@@ -102,6 +127,17 @@ void add_indexing(Rows& rows) {
   rows.add("index", "second", {{{2, 4, 2}}, indices({3}, 4)}, ROW(index(x[0], {Tensor(), x[1]})));
   rows.add("index", "mask", {{{3, 4}, kStrided}, mask({3, 4})}, ROW(index(x[0], {x[1]})));
   rows.add("index", "row_mask", {{{4, 2}}, mask({4})}, ROW(index(x[0], {x[1]})));
+  rows.add("index_put", "rows", {{{3, 2}, kStrided}, {{2}}},
+           ROW(index_put(x[0], {tensor({2, 0})}, x[1])));
+  rows.add("index_put", "accumulate", {{{3, 2}, kTransposed}, indices({2, 2}, 3), {{2, 1, 2}}},
+           ROW(index_put(x[0], {x[1]}, x[2], true)));
+  rows.add("index_put_", "mask", {{{3, 4}}, mask({3, 4}), {{}}},
+           ROW(x[0].clone().index_put_({x[1]}, x[2])));
+  rows.add("index_put_", "view", {{{3, 4}}, {{2}}}, [](const Tensors& x) {
+    const Tensor y = x[0].clone();
+    y.t().index_put_({tensor({1, 3}), tensor({0, 2})}, x[1]);
+    return y;
+  });
   rows.add("masked_select", "matrix", {{{3, 4}, kTransposed}, mask({3, 4})},
            ROW(masked_select(x[0], x[1])));
   rows.add("masked_select", "broadcast", {{{3, 1}}, mask({4})}, ROW(masked_select(x[0], x[1])));
@@ -145,6 +181,8 @@ void add_statistics(Rows& rows) {
   rows.add("norm", "one", {{{3, 4}}}, ROW(norm(x[0], 1)));
   rows.add("norm", "two", {{{3, 4}}}, ROW(norm(x[0], 2, {0}, true)));
   rows.add("norm", "infinite", {{{3, 4}}}, ROW(norm(x[0], INFINITY, {0})));
+  rows.add("dot", "vectors", {{{3}}, {{3}, kStrided}}, ROW(dot(x[0], x[1])));
+  rows.add("mv", "transposed", {{{2, 3}, kTransposed}, {{3}, kStrided}}, ROW(mv(x[0], x[1])));
   rows.add("outer", "vectors", {{{3}}, {{4}, kStrided}}, ROW(outer(x[0], x[1])));
   rows.add("addmm", "vector", {{{4}}, {{2, 3}, kTransposed}, {{3, 4}}},
            ROW(addmm(x[0], x[1], x[2])));

@@ -190,6 +190,29 @@ std::vector<WrongUse> wrong_uses() {
       WRONG(
           "scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True",
           scaled_dot_product_attention(x, x, x, {.mask = mask, .causal = true})),
+      WRONG("size mismatch, got 3, 3x4,3", matmul(x, v)),
+      WRONG("size mismatch, got 6, 6x4,3", matmul(ones({2, 3, 4}), v)),
+      WRONG("vector + matrix @ vector expected, got 1, 1, 1", mv(v, v)),
+      WRONG("inconsistent tensor size, expected tensor [3] and src [2] to have the same number of "
+            "elements, but got 3 and 2 elements respectively",
+            matmul(v, ones({2}))),
+      WRONG("1D tensors expected, but got 2D and 1D tensors", dot(x, v)),
+      WRONG("torch.clamp: At least one of 'min' or 'max' must not be None",
+            clamp(x, Tensor(), Tensor())),
+      WRONG("movedim: Invalid source or destination dims: source ([0, 1] dims) should contain the "
+            "same number of dims as destination ([0] dims)",
+            movedim(x, {0, 1}, {0})),
+      WRONG("movedim: repeated dim in `source` ([0, 0])", movedim(x, {0, 0}, {0, 1})),
+      WRONG("movedim: repeated dim in `destination` ([0, -2])", movedim(x, {0, 1}, {0, -2})),
+      WRONG("Dimension specified as 0 but tensor has no dimensions", unbind(s)),
+      WRONG("Index put requires the source and destination dtypes match, got float32 for the "
+            "destination and float64 for the source.",
+            index_put(v, {zero}, wide)),
+      WRONG("shape mismatch: value tensor of shape [3] cannot be broadcast to indexing result of "
+            "shape [2]",
+            index_put(v, {at({0, 1})}, v)),
+      WRONG("masked_fill only supports boolean masks, but got mask of float32",
+            zeros({3, 4}).masked_fill_(x, 1)),
   };
 }
 

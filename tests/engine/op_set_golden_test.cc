@@ -73,6 +73,16 @@ Reduction reduction(const Json& a) {
   return reduction_from_name(a["reduction"].get<std::string>());
 }
 
+// The indices x[first], x[first + 1], ... of the dimensions that `at` names.
+Tensors places(const Tensors& x, size_t first, const Json& at) {
+  Tensors indices;
+  for (size_t k = 0; k < at.size(); ++k) {
+    while (indices.size() < at[k].get<size_t>()) indices.emplace_back();
+    indices.push_back(x[first + k]);
+  }
+  return indices;
+}
+
 template <size_t n>
 void read(const Json& a, const char* name, int64_t (&to)[n]) {
   for (size_t i = 0; i < n; ++i) to[i] = a[name][i];
@@ -105,6 +115,16 @@ void add_pointwise(std::map<std::string, Call>& c) {
   CALL(rpow, {pow(a["base"].get<double>(), x[0])})
   CALL(masked_fill, {masked_fill(x[0], x[1], number(a["value"]))})
   CALL(masked_fill_tensor, {masked_fill(x[0], x[1], x[2])})
+  CALL(max_of, {max(x[0], x[1])})
+  CALL(min_of, {min(x[0], x[1])})
+  CALL(clamp_min, {clamp_min(x[0], a["low"])})
+  CALL(clamp_max, {clamp_max(x[0], a["high"])})
+  c["clamp_bounds"] = [](const Tensors& x, const Json& a) -> Tensors {
+    const std::string bounds = a["bounds"];
+    if (bounds == "low") return {clamp(x[0], x[1], Tensor())};
+    if (bounds == "high") return {clamp(x[0], Tensor(), x[1])};
+    return {bounds == "both" ? clamp(x[0], x[1], x[2]) : clamp(x[0], x[2], x[1])};
+  };
   CALL(logical_and, {logical_and(x[0], x[1])})
   CALL(logical_or, {logical_or(x[0], x[1])})
 }
@@ -116,19 +136,18 @@ void add_shape(std::map<std::string, Call>& c) {
   CALL(split_sizes, split(x[0], dims(a["sizes"]), a["dim"]))
   CALL(chunk, chunk(x[0], a["chunks"], a["dim"]))
   CALL(repeat, {repeat(x[0], dims(a["repeats"]))})
+  CALL(unbind, unbind(x[0], a["dim"]))
+  CALL(movedim, {movedim(x[0], dims(a["source"]), dims(a["target"]))})
+  CALL(select, {x[0].select(a["dim"], a["index"])})
+  CALL(squeeze, {x[0].squeeze()})
+  CALL(squeeze_dim, {x[0].squeeze(a["dim"])})
+  CALL(index_put, {index_put(x[0], places(x, 2, a["at"]), x[1], a["accumulate"])})
   CALL(flip, {flip(x[0], dims(a["dims"]))})
   CALL(gather, {gather(x[0], a["dim"], x[1])})
   CALL(scatter_add, {scatter_add(x[0], a["dim"], x[1], x[2])})
   CALL(index_add, {index_add(x[0], a["dim"], x[1], x[2])})
   CALL(index_select, {index_select(x[0], a["dim"], x[1])})
-  c["index"] = [](const Tensors& x, const Json& a) -> Tensors {
-    Tensors indices;
-    for (size_t k = 0; k < a["at"].size(); ++k) {
-      while (indices.size() < a["at"][k].get<size_t>()) indices.emplace_back();
-      indices.push_back(x[k + 1]);
-    }
-    return {index(x[0], indices)};
-  };
+  CALL(index, {index(x[0], places(x, 1, a["at"]))})
   CALL(masked_select, {masked_select(x[0], x[1])})
   CALL(embedding, {embedding(x[0], x[1], a.value("padding", -1))})
   CALL(one_hot, {one_hot(x[0], a["classes"])})
@@ -151,6 +170,11 @@ void add_reductions(std::map<std::string, Call>& c) {
   CALL(std, {std(x[0], dims(a["dims"]), a["correction"], a["keepdim"])})
   CALL(logsumexp, {logsumexp(x[0], dims(a["dims"]), a["keepdim"])})
   CALL(norm, {norm(x[0], number(a["p"]), dims(a["dims"]), a["keepdim"])})
+  CALL(sum_dims, {sum(x[0], dims(a["dims"]), a["keepdim"])})
+  CALL(mean_dims, {mean(x[0], dims(a["dims"]), a["keepdim"])})
+  CALL(matmul, {matmul(x[0], x[1])})
+  CALL(linear, {linear(x[0], x[1], x[2])})
+  CALL(bmm, {bmm(x[0], x[1])})
   CALL(outer, {outer(x[0], x[1])})
   CALL(addmm, {addmm(x[0], x[1], x[2], a["beta"], a["alpha"])})
   CALL(einsum, {einsum(a["equation"].get<std::string>(), x)})
@@ -395,6 +419,24 @@ TEST(OpSet, MembersAreTheFunctions) {
   SAME(triu, -1);
   SAME(repeat, Dims{2, 1});
   SAME(flip, Dims{0});
+  SAME(neg);
+  SAME(sign);
+  SAME(rsqrt);
+  SAME(reciprocal);
+  SAME(log1p);
+  SAME(expm1);
+  SAME(tan);
+  SAME(erf);
+  SAME(square);
+  same(x.pow(x), pow(x, x));
+  same(x.clamp(tensor(1.2), tensor(1.8)), clamp(x, 1.2, 1.8));
+  same(x.masked_fill(mask, tensor(7.0)), masked_fill(x, mask, 7));
+  same(x.index_put({at}, ones({4})), index_put(x, {at}, ones({4})));
+  SAME(movedim, Dims{0}, Dims{1});
+  same(x.unbind(1)[2], unbind(x, 1)[2]);
+  same(x.split(Dims{1, 2})[1], split(x, Dims{1, 2})[1]);
+  same(x[0].expand_as(x), x[0].expand(x.sizes()));
+  same(x.view_as(y), x.view(y.sizes()));
   same(x.split(2)[1], split(x, 2)[1]);
   same(x.chunk(2, 1)[1], chunk(x, 2, 1)[1]);
 #undef SAME

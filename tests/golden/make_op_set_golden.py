@@ -385,5 +385,127 @@ for size, out in [((4, 6), (2, 3)), ((5, 3), (2, 2)), ((3, 4), (1, 1)), ((2, 3),
 case("adaptive_max_pool2d", lambda x: F.adaptive_max_pool2d(x, (2, 2)),
      [torch.ones(1, 1, 3, 3).double()], {"out": [2, 2]}, node=False, twice=None)
 
+# -- one node where PyTorch has one; parts and moved dimensions
+case("split", lambda x: x.split(2, 0), [values(5, 2)], {"size": 2, "dim": 0})
+case("split_sizes", lambda x: x.split([1, 3], 1), [values(2, 4)], {"sizes": [1, 3], "dim": 1})
+case("chunk", lambda x: x.chunk(3, 0), [values(7, 2)], {"chunks": 3, "dim": 0})
+case("unbind", lambda x: x.unbind(0), [values(3, 2)], {"dim": 0})
+case("unbind", lambda x: x.unbind(-1), [values(2, 3, 2)], {"dim": -1})
+case("flip", lambda x: x.flip(0, 2), [values(2, 3, 2)], {"dims": [0, 2]})
+case("flip", lambda x: x.flip(1), [values(2, 0)], {"dims": [1]})
+case("conv1d", lambda x, w, b: F.conv1d(x, w, b, stride=2), [values(2, 2, 6), values(2, 2, 3), values(2)],
+     {"stride": 2, "padding": 0, "dilation": 1, "groups": 1})
+case("conv_transpose2d", lambda x, w, b: F.conv_transpose2d(x, w, b),
+     [values(1, 2, 2, 2), values(2, 1, 3, 2), values(1)],
+     {"stride": [1, 1], "padding": [0, 0], "output_padding": [0, 0], "dilation": [1, 1], "groups": 1})
+case("select", lambda x: x[1], [values(3, 2)], {"dim": 0, "index": 1})
+case("select", lambda x: x.select(1, -1), [values(3, 2, 2)], {"dim": 1, "index": -1})
+case("squeeze", lambda x: x.squeeze(), [values(1, 3, 1, 2)], {})
+case("squeeze", lambda x: x.squeeze(), [values(3, 2)], {})
+case("squeeze_dim", lambda x: x.squeeze(1), [values(3, 1)], {"dim": 1})
+case("squeeze_dim", lambda x: x.squeeze(0), [values(3, 1)], {"dim": 0})
+for source, target in [([0], [2]), ([2, 0], [0, 1]), ([-1], [0]), ([0, 1, 2], [2, 1, 0])]:
+    case("movedim", lambda x: x.movedim(source, target), [values(2, 3, 4)],
+         {"source": source, "target": target})
+
+# -- two tensors: extremes, bounds, writes at indices
+case("max_of", torch.max, [different(3, 4), different(4, step=1 / 8) + 1 / 32])
+case("max_of", torch.max, [kinks, torch.tensor([0.0, 0.0, 0.0, 0.5, 3.0]).double()], twice=None)
+case("min_of", torch.min, [different(3, 1), different(2, 1, 4, step=1 / 8) + 1 / 32])
+bounds = [values(3, 4), values(4, low=-2, high=-0.5), values(3, 1, low=0.25, high=2)]
+case("clamp_bounds", lambda x, a, b: torch.clamp(x, a, b), bounds, {"bounds": "both"})
+case("clamp_bounds", lambda x, b, a: torch.clamp(x, a, b), bounds, {"bounds": "crossed"})
+case("clamp_bounds", lambda x, a: torch.clamp(x, min=a), bounds[:2], {"bounds": "low"})
+case("clamp_bounds", lambda x, b: torch.clamp(x, max=b), bounds[:2], {"bounds": "high"})
+case("clamp_bounds", lambda x, a, b: torch.clamp(x, a, b),
+     [kinks, torch.zeros(5).double(), torch.ones(5).double()], {"bounds": "both"}, twice=None)
+case("clamp_min", lambda x: torch.clamp(x, min=0.25), [values(3, 4)], {"low": 0.25})
+case("clamp_max", lambda x: torch.clamp(x, max=0.25), [values(3, 4)], {"high": 0.25})
+case("clamp_min", lambda x: torch.clamp(x, min=2), [torch.tensor([-5, 0, 2, 2 ** 62])], {"low": 2})
+case("clamp_max", lambda x: torch.clamp(x, max=2), [torch.tensor([-2 ** 62, 0, 2, 5])], {"high": 2})
+
+
+def put(at, accumulate):
+    def f(x, values, *indices):
+        full = [slice(None)] * (max(at) + 1)
+        for a, i in zip(at, indices):
+            full[a] = i
+        if slice(None) in full:
+            y = x.clone()
+            y[tuple(full)] = values
+            return y
+        return x.index_put(tuple(full), values, accumulate)
+    return f
+
+
+distinct = torch.tensor([2, 0])
+for at, accumulate, inputs in [
+        ([0], False, [values(3, 2), values(2, 2), distinct]),
+        ([0], False, [values(3, 2), values(), distinct]),
+        ([0], True, [values(3, 2), values(3, 2), some]),
+        ([0], True, [values(3, 2), values(2), some]),
+        ([0, 1], False, [values(3, 4), values(2), distinct, torch.tensor([-1, 1])]),
+        ([0, 1], True, [values(3, 4), values(3), some, torch.tensor([[1], [3]])]),
+        ([1], False, [values(2, 3), values(2, 2), distinct]),
+        ([0], False, [values(3, 4), values(), mask34]),
+        ([0], False, [values(3, 4), values(6), mask34]),
+        ([0], True, [values(4, 2), values(3, 2), mask34[2]]),
+        ([0], False, [values(3, 4), values(), torch.zeros(3, 4, dtype=torch.bool)])]:
+    case("index_put", put(at, accumulate), inputs, {"at": at, "accumulate": accumulate},
+         node=at != [1])
+
+# -- vectors, and matrices without elements
+case("matmul", torch.matmul, [values(3), values(3)])
+case("matmul", torch.matmul, [values(2, 3), values(3)])
+case("matmul", torch.matmul, [values(2, 2, 3), values(3, 2)])
+case("matmul", torch.matmul, [values(2, 1, 2, 3), values(2, 3, 2)])
+case("matmul", torch.matmul, [values(2, 2, 3), values(3)], node=False)
+case("matmul", torch.matmul, [values(3), values(3, 2)], node=False)
+for left, right in [((2, 3, 0), (0, 4)), ((2, 0), (0, 3)), ((0, 3), (3, 2)), ((2, 0, 3), (3, 2)),
+                    ((0, 2, 3), (0, 3, 2)), ((2, 3, 0), (2, 0, 1)), ((0,), (0,)), ((3, 0), (0,)),
+                    ((0, 2, 3), (3,)), ((2, 1, 2, 0), (3, 0, 2))]:
+    case("matmul", torch.matmul, [values(*left), values(*right)], node=False)
+for shape, weight_shape in [((0, 3), (2, 3)), ((2, 0), (3, 0)), ((2, 3, 0), (4, 0)), ((0, 2, 3), (2, 3))]:
+    case("linear", F.linear, [values(*shape), values(*weight_shape), values(weight_shape[0])], node=False)
+case("bmm", torch.bmm, [values(2, 2, 0), values(2, 0, 3)])
+case("addmm", lambda c, a, b: torch.addmm(c, a, b, beta=0.5), [values(3), values(2, 0), values(0, 3)],
+     {"beta": 0.5, "alpha": 1})
+case("einsum", lambda *x: torch.einsum("ij,jk->ik", *x), [values(2, 0), values(0, 3)],
+     {"equation": "ij,jk->ik"}, node=False)
+
+# -- reductions and more over nothing
+for dims, keep in [([0], False), ([1], True), ([0, 1], False)]:
+    a = {"dims": dims, "keepdim": keep}
+    case("sum_dims", lambda x: torch.sum(x, dims, keep), [values(0, 3)], a)
+    case("mean_dims", lambda x: torch.mean(x, dims, keep), [values(0, 3)], a)
+    case("logsumexp", lambda x: torch.logsumexp(x, dims, keep), [values(0, 3)], a)
+    case("norm", lambda x: torch.linalg.vector_norm(x, 2, dims, keep), [values(0, 3)],
+         {"p": 2, "dims": dims, "keepdim": keep})
+    for name in ["var", "std"]:
+        case(name, lambda x: getattr(torch, name)(x, dims, correction=1, keepdim=keep), [values(0, 3)],
+             {"dims": dims, "correction": 1, "keepdim": keep})
+case("sum_dims", lambda x: torch.sum(x, [1]), [torch.zeros(2, 0, dtype=torch.int64)],
+     {"dims": [1], "keepdim": False})
+for name in ["max", "min"]:
+    case(name, lambda x: getattr(torch, name)(x, 1), [values(0, 3)], {"dim": 1, "keepdim": False})
+case("argmin", lambda x: torch.argmin(x, 1), [values(0, 3)], {"dim": 1, "keepdim": False}, grad=False)
+case("prod_dim", lambda x: torch.prod(x, 1), [values(2, 0)], {"dim": 1, "keepdim": False})
+case("cumsum", lambda x: torch.cumsum(x, 1), [values(2, 0)], {"dim": 1})
+case("sort", lambda x: torch.sort(x, dim=1, descending=False, stable=True), [values(2, 0)],
+     {"dim": 1, "descending": False}, node=False)
+case("topk", lambda x: torch.topk(x, 0, 1), [values(2, 0)], {"k": 0, "dim": 1, "largest": True})
+case("softmax", lambda x: F.softmax(x, 1), [values(2, 0)], {"dim": 1})
+case("softmax", lambda x: F.softmax(x, 1), [values(0, 3)], {"dim": 1})
+case("tril", lambda x: x.tril(0), [values(0, 3)], {"diagonal": 0})
+case("repeat", lambda x: x.repeat(2, 3), [values(0, 3)], {"repeats": [2, 3]})
+case("stack", lambda *x: torch.stack(x, 0), [values(0, 3), values(0, 3)], {"dim": 0})
+case("gather", lambda x, i: x.gather(1, i), [values(0, 3), torch.zeros(0, 2, dtype=torch.int64)],
+     {"dim": 1})
+case("embedding", lambda i, w: F.embedding(i, w), [torch.zeros(2, 0, dtype=torch.int64), values(3, 2)], {})
+case("masked_select", lambda x, m: x.masked_select(m),
+     [values(0, 3), torch.zeros(0, 3, dtype=torch.bool)])
+case("mse_loss", lambda x, y: F.mse_loss(x, y, reduction="sum"), [values(0, 3), values(0, 3)],
+     {"reduction": "sum"})
+
 print("[" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "]")
 print(len(cases), "cases", file=sys.stderr)
