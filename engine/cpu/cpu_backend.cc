@@ -7,6 +7,8 @@
 #include "lockstep/engine/cpu/conv.h"
 #include "lockstep/engine/cpu/elementwise.h"
 #include "lockstep/engine/cpu/gemm.h"
+#include "lockstep/engine/cpu/gemm_half.h"
+#include "lockstep/engine/cpu/in_float32.h"
 #include "lockstep/engine/cpu/indexing.h"
 #include "lockstep/engine/cpu/norm.h"
 #include "lockstep/engine/cpu/optimizer_kernels.h"
@@ -145,29 +147,57 @@ class CpuBackend final : public Backend {
   void sum(const Tensor& out, const Tensor& in) override { sum_dims(out, in); }
   void extreme(const Tensor& values, const Tensor& indices, const Tensor& in, int dim,
                bool largest) override {
+    if (is_half(in)) {
+      return in_float32({values}, {in}, [&](const auto& out, const auto& wide) {
+        extreme(out[0], indices, wide[0], dim, largest);
+      });
+    }
     extreme_along(values, indices, in, dim, largest);
   }
   void index_select(const Tensor& out, const Tensor& in, int dim, const Tensor& index) override {
     gather_slices(out, in, dim, index);
   }
   void index_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) override {
+    if (is_half(out)) {
+      return in_float32({out}, {out, in}, [&](const auto& sum, const auto& wide) {
+        copy(sum[0], wide[0]);
+        index_add(sum[0], dim, index, wide[1]);
+      });
+    }
     add_slices(out, dim, index, in);
   }
   void gather(const Tensor& out, const Tensor& in, int dim, const Tensor& index) override {
     gather_elements(out, in, dim, index);
   }
   void scatter_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) override {
+    if (is_half(out)) {
+      return in_float32({out}, {out, in}, [&](const auto& sum, const auto& wide) {
+        copy(sum[0], wide[0]);
+        scatter_add(sum[0], dim, index, wide[1]);
+      });
+    }
     scatter_add_elements(out, dim, index, in);
   }
   void sort(const Tensor& values, const Tensor& indices, const Tensor& in, int dim,
             bool descending) override {
+    if (is_half(in)) {
+      return in_float32({values}, {in}, [&](const auto& out, const auto& wide) {
+        sort(out[0], indices, wide[0], dim, descending);
+      });
+    }
     sort_along(values, indices, in, dim, descending);
   }
   void cumsum(const Tensor& out, const Tensor& in, int dim, bool reverse) override {
+    if (is_half(in)) {
+      return in_float32({out}, {in}, [&](const auto& sums, const auto& wide) {
+        cumsum(sums[0], wide[0], dim, reverse);
+      });
+    }
     cumsum_along(out, in, dim, reverse);
   }
 
   void gemm(const GemmCall& c) override {
+    if (c.dtype == DType::kBFloat16 || c.dtype == DType::kFloat16) return gemm_half(c);
     for_float_or_double("gemm", c.dtype, [&]<typename T>(T*) {
       const GemmArgs<T> args{.transpose_a = c.trans_a,
                              .transpose_b = c.trans_b,
@@ -192,6 +222,11 @@ class CpuBackend final : public Backend {
   bool prefers_channels_last() const override { return true; }
   void conv2d(const Tensor& y, const Tensor& x, const Tensor& w, const Tensor& bias,
               const Conv2dParams& params) override {
+    if (is_half(x)) {
+      return in_float32({y}, {x, w, bias}, [&](const auto& out, const auto& in) {
+        conv2d(out[0], in[0], in[1], in[2], params);
+      });
+    }
     for_float_or_double("conv2d", x.dtype(), [&]<typename T>(T*) {
       conv2d_forward(conv_shape(x, w, params), layout_of(x, y), x.data<T>(), w.data<T>(),
                      data_or_null<T>(bias), y.data<T>());
@@ -199,6 +234,11 @@ class CpuBackend final : public Backend {
   }
   void conv2d_input_gradient(const Tensor& gx, const Tensor& gy, const Tensor& w,
                              const Conv2dParams& params) override {
+    if (is_half(gx)) {
+      return in_float32({gx}, {gy, w}, [&](const auto& out, const auto& in) {
+        conv2d_input_gradient(out[0], in[0], in[1], params);
+      });
+    }
     for_float_or_double("conv2d_input_gradient", gx.dtype(), [&]<typename T>(T*) {
       conv2d_backward_data(conv_shape(gx, w, params), layout_of(gx, gy), gy.data<T>(), w.data<T>(),
                            gx.data<T>());
@@ -206,6 +246,11 @@ class CpuBackend final : public Backend {
   }
   void conv2d_weight_gradient(const Tensor& gw, const Tensor& gbias, const Tensor& gy,
                               const Tensor& x, const Conv2dParams& params) override {
+    if (is_half(x)) {
+      return in_float32({gw, gbias}, {gy, x}, [&](const auto& out, const auto& in) {
+        conv2d_weight_gradient(out[0], out[1], in[0], in[1], params);
+      });
+    }
     for_float_or_double("conv2d_weight_gradient", x.dtype(), [&]<typename T>(T*) {
       conv2d_backward_weights(conv_shape(x, gw, params), layout_of(x, gy), x.data<T>(),
                               gy.data<T>(), gw.data<T>(), data_or_null<T>(gbias));
@@ -214,6 +259,11 @@ class CpuBackend final : public Backend {
 
   void max_pool2d(const Tensor& y, const Tensor& indices, const Tensor& x,
                   const Pool2dParams& params) override {
+    if (is_half(x)) {
+      return in_float32({y}, {x}, [&](const auto& out, const auto& in) {
+        max_pool2d(out[0], indices, in[0], params);
+      });
+    }
     for_float_or_double("max_pool2d", x.dtype(), [&]<typename T>(T*) {
       max_pool2d_forward(pool_shape(x, y, params), layout_of(x, y), x.data<T>(), y.data<T>(),
                          indices.data<int32_t>());
@@ -221,18 +271,32 @@ class CpuBackend final : public Backend {
   }
   void max_pool2d_gradient(const Tensor& gx, const Tensor& gy, const Tensor& indices,
                            const Pool2dParams& params) override {
+    if (is_half(gx)) {
+      return in_float32({gx}, {gy}, [&](const auto& out, const auto& in) {
+        max_pool2d_gradient(out[0], in[0], indices, params);
+      });
+    }
     for_float_or_double("max_pool2d_gradient", gx.dtype(), [&]<typename T>(T*) {
       max_pool2d_backward(pool_shape(gx, gy, params), layout_of(gx, gy), gy.data<T>(),
                           indices.data<int32_t>(), gx.data<T>());
     });
   }
   void avg_pool2d(const Tensor& y, const Tensor& x, const Pool2dParams& params) override {
+    if (is_half(x)) {
+      return in_float32(
+          {y}, {x}, [&](const auto& out, const auto& in) { avg_pool2d(out[0], in[0], params); });
+    }
     for_float_or_double("avg_pool2d", x.dtype(), [&]<typename T>(T*) {
       avg_pool2d_forward(pool_shape(x, y, params), layout_of(x, y), x.data<T>(), y.data<T>());
     });
   }
   void avg_pool2d_gradient(const Tensor& gx, const Tensor& gy,
                            const Pool2dParams& params) override {
+    if (is_half(gx)) {
+      return in_float32({gx}, {gy}, [&](const auto& out, const auto& in) {
+        avg_pool2d_gradient(out[0], in[0], params);
+      });
+    }
     for_float_or_double("avg_pool2d_gradient", gx.dtype(), [&]<typename T>(T*) {
       avg_pool2d_backward(pool_shape(gx, gy, params), layout_of(gx, gy), gy.data<T>(),
                           gx.data<T>());
@@ -261,12 +325,21 @@ class CpuBackend final : public Backend {
     });
   }
   void log_softmax(const Tensor& y, const Tensor& x) override {
+    if (is_half(x)) {
+      return in_float32({y}, {x},
+                        [&](const auto& out, const auto& in) { log_softmax(out[0], in[0]); });
+    }
     for_float_or_double("log_softmax", x.dtype(), [&]<typename T>(T*) {
       const int64_t columns = x.size(-1);
       log_softmax_forward(columns ? x.numel() / columns : 0, columns, x.data<T>(), y.data<T>());
     });
   }
   void log_softmax_gradient(const Tensor& gx, const Tensor& gy, const Tensor& y) override {
+    if (is_half(y)) {
+      return in_float32({gx}, {gy, y}, [&](const auto& out, const auto& in) {
+        log_softmax_gradient(out[0], in[0], in[1]);
+      });
+    }
     for_float_or_double("log_softmax_gradient", y.dtype(), [&]<typename T>(T*) {
       const int64_t columns = y.size(-1);
       log_softmax_backward(columns ? y.numel() / columns : 0, columns, gy.data<T>(), y.data<T>(),

@@ -83,8 +83,13 @@ void check_channels(const char* what, const Tensor& t, const Tensor& x) {
 Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
                   const Tensor& weight, const Tensor& bias, const BatchNormOptions& options) {
   check(input.dim() >= 2, "[batch_norm] expects (N, C, ...), got {}", input.sizes().str());
-  check(input.dtype() == DType::kFloat32 || input.dtype() == DType::kFloat64,
-        "[batch_norm] supports float32 and float64, got {}", name_of(input.dtype()));
+  check(is_floating(input.dtype()), "[batch_norm] supports floating tensors, got {}",
+        name_of(input.dtype()));
+  if (size_of(input.dtype()) == 2) {  // statistics of 16 bits would not be worth much
+    const auto wide = [](const Tensor& t) { return t.defined() ? t.to(DType::kFloat32) : t; };
+    return batch_norm(wide(input), running_mean, running_var, wide(weight), wide(bias), options)
+        .to(input.dtype());
+  }
   check_channels("running_mean", running_mean, input);
   check_channels("running_var", running_var, input);
   check_channels("weight", weight, input);

@@ -13,6 +13,7 @@ struct BatchNormOptions {
 // Batch normalisation over every dimension but the second of x (N, C, ...). weight, bias,
 // running_mean, running_var are (C) or undefined; the running variance is updated with the unbiased
 // one. Without training the running statistics are required.
+// x in bfloat16 or float16 is computed in float32, which running_mean and running_var then have.
 Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& running_var,
                   const Tensor& weight, const Tensor& bias, const BatchNormOptions& options);
 

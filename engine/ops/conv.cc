@@ -134,8 +134,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
   check(x.dtype() == weight.dtype() && (!bias.defined() || bias.dtype() == x.dtype()),
         "Input type ({}) and weight type ({}) should be the same", name_of(x.dtype()),
         name_of(weight.dtype()));
-  check(x.dtype() == DType::kFloat32 || x.dtype() == DType::kFloat64,
-        "[conv2d] supports float32 and float64, got {}", name_of(x.dtype()));
+  check(is_floating(x.dtype()), "[conv2d] supports floating tensors, got {}", name_of(x.dtype()));
   int64_t out[2];
   for (int i = 0; i < 2; ++i) {
     check(params.stride[i] > 0 && params.dilation[i] > 0 && params.padding[i] >= 0,
@@ -180,8 +179,8 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bia
         bias.defined() ? bias.sizes().str() : "");
   check(x.dtype() == weight.dtype(), "Input type ({}) and weight type ({}) should be the same",
         name_of(x.dtype()), name_of(weight.dtype()));
-  check(x.dtype() == DType::kFloat32 || x.dtype() == DType::kFloat64,
-        "[conv_transpose2d] supports float32 and float64, got {}", name_of(x.dtype()));
+  check(is_floating(x.dtype()), "[conv_transpose2d] supports floating tensors, got {}",
+        name_of(x.dtype()));
   Conv2dParams convolution;
   convolution.groups = params.groups;
   Dims sizes = {x.size(0), channels, 0, 0};

@@ -42,8 +42,7 @@ void check_pair(const char* name, const Tensor& a, const Tensor& b) {
   check(a.dtype() == b.dtype(),
         "[{}] expected both matrices to have the same dtype, but got {} and {}", name,
         name_of(a.dtype()), name_of(b.dtype()));
-  check(a.dtype() == DType::kFloat32 || a.dtype() == DType::kFloat64,
-        "[{}] supports float32 and float64, got {}", name, name_of(a.dtype()));
+  check(is_floating(a.dtype()), "[{}] supports floating tensors, got {}", name, name_of(a.dtype()));
   check(a.device() == b.device(), "[{}] tensors are on different devices, {} and {}", name,
         a.device().str(), b.device().str());
 }
@@ -312,10 +311,14 @@ Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b, double beta, dou
   Tensor y;
   {
     const autograd::NoGrad no_grad;
-    const Tensor product = mm(a, b);
-    const Tensor bias = c.expand(product.sizes());
+    // What has 16 bits is rounded at the end only.
+    const bool half = size_of(a.dtype()) == 2 && a.dtype() == b.dtype();
+    const auto wide = [&](const Tensor& t) { return half ? t.to(DType::kFloat32) : t; };
+    const Tensor product = mm(wide(a), wide(b));
+    const Tensor bias = wide(c).expand(product.sizes());
     const Tensor scaled = alpha == 1 ? product : mul(product, alpha);
     y = beta == 0 ? scaled : add_scaled(scaled, bias, beta);
+    if (half) y = y.to(a.dtype());
   }
   if (auto node = record<ScaledAddmmBackward>(y, c, a, b)) {
     node->beta = beta;

@@ -19,8 +19,7 @@ using autograd::record;
 
 Dims pooled_sizes(const char* name, const Tensor& x, const Pool2dParams& p) {
   check(x.dim() == 4, "[{}] expects (N, C, H, W), got {}", name, x.sizes().str());
-  check(x.dtype() == DType::kFloat32 || x.dtype() == DType::kFloat64,
-        "[{}] supports float32 and float64, got {}", name, name_of(x.dtype()));
+  check(is_floating(x.dtype()), "[{}] supports floating tensors, got {}", name, name_of(x.dtype()));
   Dims sizes = x.sizes();
   for (int i = 0; i < 2; ++i) {
     check(p.kernel[i] > 0 && p.stride[i] > 0 && p.dilation[i] > 0 && p.padding[i] >= 0 &&
