@@ -14,5 +14,7 @@
 #include "lockstep/nn/module_list.h"
 #include "lockstep/nn/norm.h"
 #include "lockstep/nn/pooling.h"
+#include "lockstep/nn/recurrent.h"
+#include "lockstep/nn/recurrent_cell.h"
 #include "lockstep/nn/sequential.h"
 #include "lockstep/nn/transformer.h"

@@ -203,5 +203,60 @@ TEST(ModuleErrors, Attention) {
   });
 }
 
+TEST(ModuleErrors, Recurrence) {
+  LSTM lstm(3, 2);
+  GRU gru(3, 2, {.num_layers = 2, .batch_first = true, .bidirectional = true});
+  LSTMCell cell(3, 2);
+  expect_all({
+      {"hidden_size must be greater than zero: got 0", [] { LSTM(3, 0); }},
+      {"num_layers must be greater than zero: got 0", [] { GRU(3, 2, {.num_layers = 0}); }},
+      {"dropout should be a number in range [0, 1] representing the probability of an element "
+       "being "
+       "zeroed: got 1.5",
+       [] { GRU(3, 2, {.dropout = 1.5}); }},
+      {"[LSTM] input_size -1 must not be negative", [] { LSTM(-1, 2); }},
+      {"[LSTMCell] 3 inputs and 0 hidden features", [] { LSTMCell(3, 0); }},
+      {"LSTM: Expected input to be 2D or 3D, got 1D instead", [&] { lstm(zeros({3})); }},
+      {"input.size(-1) must be equal to input_size. Expected 3, got 4",
+       [&] {
+         lstm(zeros({5, 2, 4}));
+       }},
+      {"Expected sequence length to be larger than 0 in RNN",
+       [&] {
+         lstm(zeros({0, 2, 3}));
+       }},
+      {"Expected hidden[0] size [1, 2, 2], got [1, 3, 2]",
+       [&] {
+         lstm(zeros({5, 2, 3}), zeros({1, 3, 2}), zeros({1, 2, 2}));
+       }},
+      {"Expected hidden[1] size [1, 2], got [2]",
+       [&] {
+         lstm(zeros({5, 3}), zeros({1, 2}), zeros({2}));
+       }},
+      {"Expected hidden size [4, 5, 2], got [4, 2, 2]",
+       [&] {
+         gru(zeros({5, 2, 3}), zeros({4, 2, 2}));
+       }},
+      {"[LSTM] no weights for layer 0 in reverse of 1", [&] { lstm.weights(0, true); }},
+      {"[GRU] no weights for layer 2 of 2", [&] { gru.weights(2); }},
+      {"LSTMCell: Expected input to be 1D or 2D, got 3D instead",
+       [&] {
+         cell(zeros({2, 2, 3}));
+       }},
+      {"input has inconsistent input_size: got 4 expected 3",
+       [&] {
+         cell(zeros({2, 4}));
+       }},
+      {"hidden1 has inconsistent hidden_size: got 3, expected 2",
+       [&] {
+         cell(zeros({2, 3}), zeros({2, 2}), zeros({2, 3}));
+       }},
+      {"Input batch size 2 doesn't match hidden0 batch size 1",
+       [&] {
+         cell(zeros({2, 3}), zeros({1, 2}), zeros({1, 2}));
+       }},
+  });
+}
+
 }  // namespace
 }  // namespace lockstep::nn
