@@ -258,5 +258,27 @@ TEST(ModuleErrors, Recurrence) {
   });
 }
 
+TEST(ModuleErrors, Initialisers) {
+  expect_all({
+      {"Fan in and fan out can not be computed for tensor with fewer than 2 dimensions: got [3]",
+       [] { init::xavier_normal_(zeros({3})); }},
+      {"Unsupported nonlinearity softmax", [] { init::calculate_gain("softmax"); }},
+      {"Unsupported nonlinearity swish",
+       [] {
+         init::kaiming_normal_(zeros({2, 2}), 0, init::FanMode::kFanIn, "swish");
+       }},
+      {"Only tensors with 2 dimensions are supported: got [2, 2, 2]",
+       [] {
+         init::eye_(zeros({2, 2, 2}));
+       }},
+      {"Only tensors with 2 or more dimensions are supported: got [4]",
+       [] { init::orthogonal_(zeros({4})); }},
+      {"[trunc_normal_] std 0 must be positive and [-2, 2] an interval",
+       [] { init::trunc_normal_(zeros({4}), 0, 0); }},
+      {"[trunc_normal_] std 1 must be positive and [2, -2] an interval",
+       [] { init::trunc_normal_(zeros({4}), 0, 1, 2, -2); }},
+  });
+}
+
 }  // namespace
 }  // namespace lockstep::nn
