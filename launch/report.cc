@@ -1,76 +1,24 @@
 #include "lockstep/launch/report.h"
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <string_view>
+#include <span>
 
-#include <fcntl.h>
 #include <nlohmann/json.hpp>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "lockstep/data/atomic_file.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::launch {
 namespace {
 
-using std::filesystem::path;
-
-[[noreturn]] void refuse(const path& target, const char* what) {
-  const int code = errno;
-  fail<Error>("[report] --report {}: {}: {}", target.string(), what, std::strerror(code));
+// The file's errors, with the flag that named it.
+template <typename Act>
+void with_flag_named(const Act& act) {
+  try {
+    act();
+  } catch (const DataError& error) {
+    fail<Error>("[report] --report: {}", error.what());
+  }
 }
-
-path folder_of(const path& target) {
-  return target.has_parent_path() ? target.parent_path() : path(".");
-}
-
-// A new file beside the target, removed again unless it was renamed.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const path& target) : target_(target) {
-    if (!target.has_filename() || std::filesystem::is_directory(target)) {
-      fail<Error>("[report] --report {}: is a directory; name a file", target.string());
-    }
-    name_ = (folder_of(target) / fmt::format(".{}.{}.tmp", target.filename().string(), getpid()))
-                .string();
-    file_ = open(name_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (file_ < 0) refuse(target_, "cannot create a file in its directory");
-  }
-  ~TemporaryFile() {
-    if (file_ >= 0) close(file_);
-    if (!renamed_) unlink(name_.c_str());
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-  void write(std::string_view text) {
-    while (!text.empty()) {
-      const ssize_t done = ::write(file_, text.data(), text.size());
-      if (done < 0 && errno == EINTR) continue;
-      if (done < 0) refuse(target_, "cannot be written");
-      text.remove_prefix(static_cast<size_t>(done));
-    }
-  }
-
-  void publish() {
-    if (fsync(file_) != 0) refuse(target_, "cannot be synced");
-    if (std::rename(name_.c_str(), target_.c_str()) != 0) refuse(target_, "cannot be replaced");
-    renamed_ = true;
-    const int folder = open(folder_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder >= 0) {  // makes the rename itself durable, where the file system can
-      fsync(folder);
-      close(folder);
-    }
-  }
-
- private:
-  path target_;
-  std::string name_;
-  int file_ = -1;
-  bool renamed_ = false;
-};
 
 }  // namespace
 
@@ -105,12 +53,17 @@ std::string to_json(const Report& r) {
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
-void check_report_path(const path& target) { TemporaryFile probe(target); }
+void check_report_path(const std::filesystem::path& path) {
+  with_flag_named([&] { const data::AtomicFile probe(path); });
+}
 
-void write_report(const path& target, const Report& report) {
-  TemporaryFile file(target);
-  file.write(to_json(report));
-  file.publish();
+void write_report(const std::filesystem::path& path, const Report& report) {
+  with_flag_named([&] {
+    const std::string text = to_json(report);
+    data::AtomicFile file(path);
+    file.write(std::as_bytes(std::span(text)));
+    file.publish();
+  });
 }
 
 }  // namespace lockstep::launch

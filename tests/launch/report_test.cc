@@ -130,6 +130,7 @@ TEST(Report, UnwritablePathsAreErrorsBeforehand) {
       ADD_FAILURE() << path << " was accepted";
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find(path.string()), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("--report"), std::string::npos) << error.what();
     }
     EXPECT_THROW(write_report(path, example()), Error);
   }
