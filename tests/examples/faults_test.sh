@@ -4,61 +4,24 @@
 # Something goes wrong in a training job: every rank that still lives says what and where, mpirun
 # ends within ten seconds and not with 0, and no process and no file in /dev/shm stays behind.
 set -u
-program=$1
-example=$2
+# shellcheck source=tests/support/jobs.sh
+source "$(dirname "$0")/../support/jobs.sh"
+program=("${recorded[@]}" "$1")
+example=("${recorded[@]}" "$2")
 case=$3
 shift 3
 mpirun=("$@")
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-failures=0
 limit=10  # seconds in which a job that fails must have ended
 
-complain() {
-  echo "FAILED: $*"
-  failures=$((failures + 1))
-}
-
-# start <command...>: keeps $code and $dir/log; checks the time and what is left.
-start() {
-  local begin=$SECONDS left file
-  ls /dev/shm > "$dir/shm_before"
-  echo "\$ $*"
-  LOCKSTEP_FAULTS_TEST=$dir timeout -k 5 60 "$@" > "$dir/log" 2>&1 < /dev/null
-  code=$?
-  sed 's/^/  | /' "$dir/log"
-  echo "  exit code $code after $((SECONDS - begin)) s"
-  [ $((SECONDS - begin)) -le "$limit" ] || complain "took longer than $limit s"
-  sleep 0.2
-  # Processes of this job carry $dir in their environment.
-  left=$(grep -lsF "LOCKSTEP_FAULTS_TEST=$dir" /proc/[0-9]*/environ | wc -l)
-  [ "$left" -eq 0 ] || complain "$left processes are left"
-  # New and mapped by nobody means forgotten; other jobs' files are mapped.
-  for file in $(ls /dev/shm | comm -13 "$dir/shm_before" -); do
-    if [ -e "/dev/shm/$file" ] && ! grep -qsF "$file" /proc/[0-9]*/maps; then
-      complain "left in /dev/shm: $file"
-    fi
-  done
-}
-
-job() { start "${mpirun[@]}" -n "$1" "$program" --accumulate 2 --max-steps 200 "${@:2}"; }
-fails() { [ "$code" -ne 0 ] && [ "$code" -ne 124 ] || complain "exit code $code"; }
-says() { grep -qE -- "$1" "$dir/log" || complain "nobody says: $1"; }
-silent() { ! grep -qE -- "$1" "$dir/log" || complain "somebody says: $1"; }
-# every_rank_says <ranks> <but this one> <text>
-every_rank_says() {
-  local rank
-  for ((rank = 0; rank < $1; ++rank)); do
-    [ $rank -eq "$2" ] || says "^\[rank $rank/$1\] error: .*$3"
-  done
-}
+start() { run_job "$limit" "$@"; }
+job() { start "${mpirun[@]}" -n "$1" "${program[@]}" --accumulate 2 --max-steps 200 "${@:2}"; }
 
 case $case in
   fine)
     limit=60  # nothing fails here, and sanitizers are slow
     for ranks in 1 3; do
       job $ranks
-      [ "$code" -eq 0 ] || complain "exit code $code instead of 0"
+      succeeds
       silent 'error'
     done
     ;;
@@ -87,25 +50,25 @@ case $case in
     job 2 --fault data --bad-data "$dir"
     fails
     every_rank_says 2 -1 "$dir/train-images-idx3-ubyte"
-    start "${mpirun[@]}" -n 2 "$example" --model mlp --data "$dir"
+    start "${mpirun[@]}" -n 2 "${example[@]}" --model mlp --data "$dir"
     fails
     every_rank_says 2 -1 "$dir/train-images-idx3-ubyte"
-    start "$example" --model mlp --data "$dir/nowhere"
+    start "${example[@]}" --model mlp --data "$dir/nowhere"
     fails
     says "error: .*$dir/nowhere.*dataset-fashion-mnist"
     ;;
   usage)
-    start "${mpirun[@]}" -n 2 "$example" --modle mlp
+    start "${mpirun[@]}" -n 2 "${example[@]}" --modle mlp
     fails
     every_rank_says 2 -1 '--modle'
-    start "${mpirun[@]}" -n 2 "$example" --model vgg
+    start "${mpirun[@]}" -n 2 "${example[@]}" --model vgg
     fails
     every_rank_says 2 -1 'vgg'
-    start "${mpirun[@]}" -n 3 "$example" --global-batch 2
+    start "${mpirun[@]}" -n 3 "${example[@]}" --global-batch 2
     fails
     every_rank_says 3 -1 '--global-batch 2'
     # On one rank only: the other one, which waits for MPI to start, hears of it from the launcher.
-    start "${mpirun[@]}" -n 1 "$program" : -n 1 "$program" --bogus
+    start "${mpirun[@]}" -n 1 "${program[@]}" : -n 1 "${program[@]}" --bogus
     fails
     says '^\[rank 1/2\] error: .*--bogus'
     says '^\[rank 0/2\] error: '
@@ -126,7 +89,7 @@ case $case in
         every_rank_says 3 $bad "step 3 .*rank $bad failed: deliberate failure"
       done
     done
-    start "$program" --accumulate 2 --fault backward-last --bad-rank 0
+    start "${program[@]}" --accumulate 2 --fault backward-last --bad-rank 0
     [ "$code" -eq 1 ] || complain "exit code $code instead of 1"
     says 'error: deliberate failure'
     ;;
@@ -143,12 +106,12 @@ case $case in
     start bash -c '
       "$@" &
       for _ in $(seq 200); do
-        grep -q "training on" "$LOCKSTEP_FAULTS_TEST/log" && break
+        grep -q "training on" "$LOCKSTEP_TEST_JOB/err" && break
         sleep 0.1
       done
       sleep 0.5
       kill -TERM $!
-      wait $!' cancel "${mpirun[@]}" -n 2 "$program" --fault slow --epochs 100
+      wait $!' cancel "${mpirun[@]}" -n 2 "${program[@]}" --fault slow --epochs 100
     [ "$code" -ne 0 ] || complain "exit code 0"
     says 'epoch|training on'
     every_rank_says 2 -1 'terminated by signal 15'
@@ -157,4 +120,4 @@ case $case in
     complain "no such case: $case"
     ;;
 esac
-[ "$failures" -eq 0 ] && echo "PASSED" || exit 1
+end_of_test
