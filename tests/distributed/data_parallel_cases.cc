@@ -206,6 +206,39 @@ void several_ranks_fail_at_once(ProcessGroup& group) {
 
 // -- misuse
 
+// A second gradient for a parameter whose bucket is under way would be added to memory that the
+// all-reduce is reading: it must end the step.
+void backward_inside_backward(ProcessGroup& group) {
+#if !defined(__SANITIZE_THREAD__)  // which is right to object
+  const auto net = make_net<Mlp>(DType::kFloat32);
+  DataParallel replicas(*net, share_of(group), kBucketEach);
+  const Samples all = make_samples(2 * group.size(), Mlp::kInput, DType::kFloat32, 0);
+  auto step = make_step(all, group.rank(), group.size(), 1, 0);
+  {
+    const autograd::HookHandle hook = net->fc1.weight.register_hook([&](const Tensor&) {
+      const autograd::EnableGrad grad;  // off inside of backward
+      sum(net->fc3.weight).backward();
+      return Tensor();
+    });
+    std::string text = "no error";
+    try {
+      run_step(replicas, *net, step);
+    } catch (const Error& error) {
+      text = error.what();
+    }
+    EXPECT_NE(text.find("parameter fc3.weight got another gradient after its bucket had left"),
+              std::string::npos)
+        << text;
+  }
+  for (const Tensor& p : net->parameters()) EXPECT_FALSE(p.grad().defined());
+  step = make_step(all, group.rank(), group.size(), 1, 1);
+  run_step(replicas, *net, step);
+  EXPECT_TRUE(net->fc3.weight.grad().defined());
+#else
+  static_cast<void>(group);
+#endif
+}
+
 // A step that is left early leaves nothing behind, whatever was there before.
 void step_left_early(ProcessGroup& group) {
   for (const bool zero : {true, false}) {
@@ -718,6 +751,7 @@ const std::vector<Case>& data_parallel_cases() {
       CASE(further_backward_adds_the_new_part),
       CASE(failure_in_one_backward),
       CASE(several_ranks_fail_at_once),
+      CASE(backward_inside_backward),
       CASE(step_left_early),
       CASE(a_rank_tries_a_step_again),
       CASE(missing_and_double_backward),
