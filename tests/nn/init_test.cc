@@ -139,6 +139,15 @@ TEST(Init, TruncatedNormal) {
     EXPECT_GE(statistics_of(t).least, c.least);
     EXPECT_LE(statistics_of(t).most, c.most);
   }
+  // The distribution function takes each value back to the uniform number that it came from.
+  const auto uniform = empty({1000}, {DType::kFloat64}), back = empty({1000}, {DType::kFloat64});
+  manual_seed(6);
+  uniform.uniform_(phi(-3), phi(2));
+  manual_seed(6);
+  init::trunc_normal_(back, 0.0, 1.0, -3.0, 2.0);
+  for (size_t i = 0; i < 1000; ++i) {
+    EXPECT_NEAR(phi(back.to_vector()[i]), uniform.to_vector()[i], 1e-14) << i;
+  }
   const auto narrow = empty({1000});
   init::trunc_normal_(narrow, 0.0, 1.0, 20.0, 21.0);  // beyond what erf can tell apart
   EXPECT_GE(statistics_of(narrow).least, 20.0);
