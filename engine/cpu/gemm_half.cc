@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lockstep/engine/cpu/bf16_matmul.h"
 #include "lockstep/engine/cpu/caching_allocator.h"
 #include "lockstep/engine/cpu/gemm.h"
 #include "lockstep/engine/cpu/thread_pool.h"
@@ -78,10 +79,47 @@ void run(const GemmCall& call) {
   narrow<Half>(c, wide_c.as<float>(), call.c);
 }
 
+// Where the machine can, bfloat16 is multiplied as it is; small products are not worth the setup.
+bool run_natively(const GemmCall& call) {
+  constexpr double kWorth = 1 << 18;  // multiply-adds
+  const double work =
+      static_cast<double>(call.m) * static_cast<double>(call.n) * static_cast<double>(call.k);
+  if (call.dtype != DType::kBFloat16 || work < kWorth || !has_bf16_matmul()) return false;
+  const Matrices c{call.batch, call.m, call.n, call.ldc, call.stride_c};
+  const int64_t elements = call.m * call.n;
+  const Workspace wide(static_cast<size_t>(call.batch * elements) * sizeof(float));
+  const auto product = [&](int64_t i) {
+    bf16_matmul({.transpose_a = call.trans_a,
+                 .transpose_b = call.trans_b,
+                 .m = call.m,
+                 .n = call.n,
+                 .k = call.k,
+                 .a = static_cast<const BFloat16*>(call.a) + i * call.stride_a,
+                 .lda = call.lda,
+                 .b = static_cast<const BFloat16*>(call.b) + i * call.stride_b,
+                 .ldb = call.ldb,
+                 .c = wide.as<float>() + i * elements});
+  };
+  if (call.batch == 1) {
+    product(0);  // in tiles
+  } else {
+    parallel_for(call.batch, product);
+  }
+  if (call.accumulate) {
+    auto* given = static_cast<BFloat16*>(call.c);
+    c.for_rows([&](int64_t dense, int64_t at) {
+      float* row = wide.as<float>() + dense;
+      for (int64_t j = 0; j < c.cols; ++j) row[j] += static_cast<float>(given[at + j]);
+    });
+  }
+  narrow<BFloat16>(c, wide.as<float>(), call.c);
+  return true;
+}
+
 }  // namespace
 
 void gemm_half(const GemmCall& call) {
-  if (call.m == 0 || call.n == 0 || call.batch == 0) return;
+  if (call.m == 0 || call.n == 0 || call.batch == 0 || run_natively(call)) return;
   call.dtype == DType::kBFloat16 ? run<BFloat16>(call) : run<Float16>(call);
 }
 

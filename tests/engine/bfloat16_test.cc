@@ -7,6 +7,7 @@
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/random.h"
+#include "lockstep/engine/threads.h"
 
 namespace lockstep::testing {
 namespace {
@@ -43,6 +44,17 @@ struct Dense {
 const std::vector<Dense>& dense_ops() {
   static const std::vector<Dense> kOps = {
       {"mm", {{17, 200}, {200, 9}}, [](const Tensors& x) { return mm(x[0], x[1]); }},
+      {"mm large", {{600, 70}, {70, 1100}}, [](const Tensors& x) { return mm(x[0], x[1]); }},
+      {"mm large transposed",
+       {{90, 100}, {130, 90}},
+       [](const Tensors& x) { return mm(x[0].t(), x[1].t()); }},
+      {"mm large strided",
+       {{200, 80}, {80, 240}},
+       [](const Tensors& x) { return mm(x[0].slice(0, 0, 200, 2), x[1].slice(1, 0, 240, 2)); }},
+      {"linear large",
+       {{128, 96}, {160, 96}, {160}},
+       [](const Tensors& x) { return linear(x[0], x[1], x[2]); }},
+      {"bmm large", {{3, 80, 96}, {3, 96, 72}}, [](const Tensors& x) { return bmm(x[0], x[1]); }},
       {"mm transposed",
        {{200, 17}, {9, 200}},
        [](const Tensors& x) { return mm(x[0].t(), x[1].t()); }},
@@ -127,6 +139,17 @@ TEST_P(Half, DoesNotDependOnTheAccumulationOf16Bits) {
   // 300 is beyond the 8 (or 11) bits that a running sum of ones would stop at.
   const Tensor a = ones({1, 5000}, {GetParam()}), b = ones({5000, 1}, {GetParam()});
   EXPECT_EQ(mm(a, b).item(), Tensor(full({1}, 5000).to(GetParam())).item());
+}
+
+TEST_P(Half, BitsDoNotDependOnThreads) {
+  manual_seed(7);
+  const Tensor a = randn({700, 150}).to(GetParam()), b = randn({150, 1300}).to(GetParam());
+  const int before = num_threads();
+  set_num_threads(1);
+  const auto one = mm(a, b).to_vector();
+  set_num_threads(3);
+  EXPECT_EQ(mm(a, b).to_vector(), one);
+  set_num_threads(before);
 }
 
 // Elementwise, sums and what moves or picks elements: exactly float32's result, rounded.
