@@ -41,16 +41,6 @@ uint16_t float_to_half_bits(float value) {
 
 }  // namespace
 
-BFloat16::BFloat16(float value) {
-  uint32_t b = std::bit_cast<uint32_t>(value);
-  if ((b & 0x7fffffffu) > 0x7f800000u) {
-    bits = static_cast<uint16_t>((b >> 16) | 0x40u);
-  } else {
-    b += 0x7fffu + ((b >> 16) & 1u);
-    bits = static_cast<uint16_t>(b >> 16);
-  }
-}
-
 Float16::Float16(float value) : bits(float_to_half_bits(value)) {}
 
 Float16::operator float() const {

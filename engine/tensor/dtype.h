@@ -23,7 +23,11 @@ inline constexpr int kDTypeCount = 8;
 struct BFloat16 {
   uint16_t bits = 0;
   BFloat16() = default;
-  explicit BFloat16(float value);  // rounds to nearest even, keeps NaN a NaN
+  explicit BFloat16(float value) {  // rounds to nearest even, keeps NaN a NaN
+    const auto b = std::bit_cast<uint32_t>(value);
+    const uint32_t rounded = b + 0x7fffu + ((b >> 16) & 1u), nan = b | 0x400000u;
+    bits = static_cast<uint16_t>(((b & 0x7fffffffu) > 0x7f800000u ? nan : rounded) >> 16);
+  }
   explicit operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
 };
 struct Float16 {
