@@ -23,6 +23,7 @@
 #include "lockstep/engine/ops/softmax.h"
 #include "lockstep/engine/ops/split.h"
 #include "lockstep/engine/ops/statistics.h"
+#include "lockstep/engine/ops/truth.h"
 #include "lockstep/engine/tensor/factory.h"
 
 namespace lockstep {

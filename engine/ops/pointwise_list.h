@@ -55,6 +55,7 @@
   OP(expm1, Unary, kFloating, Expm1Backward0, kY, mul(g, add(y, 1)))                               \
   OP(tan, Unary, kFloating, TanBackward0, kY, mul(g, add(mul(y, y), 1)))                           \
   OP(erf, Unary, kFloating, ErfBackward0, kX, mul(g, mul(exp(neg(mul(x, x))), kTwoOverSqrtPi)))    \
+  OP(atan, Unary, kFloating, AtanBackward0, kX, div(g, add(mul(x, x), 1)))                         \
   OP(gelu_erf, Unary, kFloating, GeluBackward0, kX, gelu_erf_backward(g, x))                       \
   OP(gelu_tanh, Unary, kFloating, GeluBackward0, kX, gelu_tanh_backward(g, x))                     \
   OP(silu, Unary, kFloating, SiluBackward0, kX, silu_backward(g, x))                               \

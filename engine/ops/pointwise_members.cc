@@ -40,6 +40,37 @@ LOCKSTEP_MEMBER(sigmoid_)
 LOCKSTEP_MEMBER(relu_)
 #undef LOCKSTEP_MEMBER
 
+#define LOCKSTEP_MEMBER(op)                                                           \
+  Tensor Tensor::op(const Tensor& other) const { return lockstep::op(*this, other); } \
+  Tensor Tensor::op(Scalar other) const { return lockstep::op(*this, other); }
+LOCKSTEP_MEMBER(mul)
+LOCKSTEP_MEMBER(div)
+LOCKSTEP_MEMBER(eq)
+LOCKSTEP_MEMBER(ne)
+LOCKSTEP_MEMBER(lt)
+LOCKSTEP_MEMBER(le)
+LOCKSTEP_MEMBER(gt)
+LOCKSTEP_MEMBER(ge)
+#undef LOCKSTEP_MEMBER
+
+namespace {
+
+Tensor scaled_sum(const Tensor& a, const Tensor& b, double alpha) {
+  return alpha == 1 ? add(a, b) : add_scaled(a, b, alpha);
+}
+
+}  // namespace
+
+Tensor Tensor::add(const Tensor& other, Scalar alpha) const {
+  return scaled_sum(*this, other, alpha.to<double>());
+}
+Tensor Tensor::add(Scalar other) const { return lockstep::add(*this, other); }
+Tensor Tensor::sub(const Tensor& other, Scalar alpha) const {
+  const auto factor = alpha.to<double>();
+  return factor == 1 ? lockstep::sub(*this, other) : scaled_sum(*this, other, -factor);
+}
+Tensor Tensor::sub(Scalar other) const { return lockstep::sub(*this, other); }
+
 Tensor Tensor::pow(Scalar exponent) const { return lockstep::pow(*this, exponent); }
 Tensor Tensor::pow(const Tensor& exponent) const { return lockstep::pow(*this, exponent); }
 const Tensor& Tensor::pow_(Scalar exponent) const { return lockstep::pow_(*this, exponent); }

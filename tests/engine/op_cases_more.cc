@@ -1,6 +1,8 @@
 // Rows for the ops beyond the first set: activations, joining, indexing, sorting, statistics,
 // normalisation, attention, losses, einsum. Their values are checked against PyTorch's in
 // op_set_golden_test.cc, so most rows have no reference of their own.
+#include <cmath>
+
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/random.h"
 
@@ -141,6 +143,18 @@ void add_indexing(Rows& rows) {
   rows.add("masked_select", "matrix", {{{3, 4}, kTransposed}, mask({3, 4})},
            ROW(masked_select(x[0], x[1])));
   rows.add("masked_select", "broadcast", {{{3, 1}}, mask({4})}, ROW(masked_select(x[0], x[1])));
+  for (const char* op : {"isnan", "isinf", "isfinite", "all", "any"}) {
+    const std::string name = op;
+    rows.add_integer(op, "matrix", {{{3, 4}, kTransposed}}, [name](const Tensors& x) {
+      const Tensor t = masked_fill(x[0], gt(x[0], 1), INFINITY);
+      const Tensor y = masked_fill(t, lt(x[0], -1), NAN);
+      return name == "isnan"      ? isnan(y)
+             : name == "isinf"    ? isinf(y)
+             : name == "isfinite" ? isfinite(y)
+             : name == "all"      ? all(isfinite(y), 1)
+                                  : any(isinf(y), 0, true);
+    });
+  }
   rows.add_integer("nonzero", "mask", {mask({2, 3, 2})}, ROW(nonzero(x[0])));
   rows.add("embedding", "matrix", {indices({2, 3}, 4), {{4, 2}}}, ROW(embedding(x[0], x[1])));
   rows.add("embedding", "one", {indices({}, 4), {{4, 2}, kTransposed}}, ROW(embedding(x[0], x[1])));

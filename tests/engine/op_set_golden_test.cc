@@ -99,6 +99,12 @@ void add_pointwise(std::map<std::string, Call>& c) {
   UNARY(silu)
   UNARY(logical_not)
   UNARY(nonzero)
+  UNARY(atan)
+  UNARY(isnan)
+  UNARY(isinf)
+  UNARY(isfinite)
+  UNARY(all)
+  UNARY(any)
   UNARY(prod)
 #undef UNARY
 #define CALL(op, ...)                                       \
@@ -115,6 +121,8 @@ void add_pointwise(std::map<std::string, Call>& c) {
   CALL(rpow, {pow(a["base"].get<double>(), x[0])})
   CALL(masked_fill, {masked_fill(x[0], x[1], number(a["value"]))})
   CALL(masked_fill_tensor, {masked_fill(x[0], x[1], x[2])})
+  CALL(all_dim, {all(x[0], a["dim"], a["keepdim"])})
+  CALL(any_dim, {any(x[0], a["dim"], a["keepdim"])})
   CALL(max_of, {max(x[0], x[1])})
   CALL(min_of, {min(x[0], x[1])})
   CALL(clamp_min, {clamp_min(x[0], a["low"])})
@@ -367,6 +375,23 @@ TEST(OpSet, Gradgradcheck) {
   EXPECT_GT(checked, 300);
 }
 
+TEST(OpSet, EqualAndClose) {
+  const double nan = std::nan("");
+  const Tensor x = tensor({1.0, -2.0, INFINITY});
+  EXPECT_TRUE(equal(x, x.clone()));
+  EXPECT_FALSE(equal(x, x.view({1, 3})));
+  EXPECT_FALSE(equal(tensor({nan}), tensor({nan})));
+  EXPECT_TRUE(equal(tensor({}), tensor({})));
+  EXPECT_TRUE(allclose(x, mul(x, 1 + 1e-6)));
+  EXPECT_FALSE(allclose(x, mul(x, 1 + 1e-4)));
+  EXPECT_TRUE(allclose(x, mul(x, 1 + 1e-4), 1e-3));
+  EXPECT_FALSE(allclose(x, neg(x), 1e9)) << "an infinity is close to itself only";
+  EXPECT_FALSE(allclose(tensor({1.0}), tensor({INFINITY})));
+  EXPECT_FALSE(allclose(tensor({nan}), tensor({nan})));
+  EXPECT_TRUE(allclose(tensor({nan}), tensor({nan}), 0, 0, true));
+  EXPECT_TRUE(allclose(tensor({5, 5}), tensor({5})));
+}
+
 TEST(OpSet, MembersAreTheFunctions) {
   const Tensor x = mul(add(rand({3, 4}), 0.5), 2), y = rand({4, 3}), b = rand({2, 3, 3});
   const Tensor at = tensor({int64_t{2}, int64_t{0}}), places = zeros({2, 4}, {DType::kInt64});
@@ -428,6 +453,22 @@ TEST(OpSet, MembersAreTheFunctions) {
   SAME(tan);
   SAME(erf);
   SAME(square);
+  SAME(all);
+  SAME(any);
+#define BOTH(op) same(x.op(x + 0.5), op(x, x + 0.5)), same(x.op(1.5), op(x, 1.5))
+  BOTH(add);
+  BOTH(sub);
+  BOTH(mul);
+  BOTH(div);
+  BOTH(eq);
+  BOTH(ne);
+  BOTH(lt);
+  BOTH(le);
+  BOTH(gt);
+  BOTH(ge);
+#undef BOTH
+  same(x.add(x, 0.25), x * 1.25);
+  same(x.sub(x, 0.25), x * 0.75);
   same(x.pow(x), pow(x, x));
   same(x.clamp(tensor(1.2), tensor(1.8)), clamp(x, 1.2, 1.8));
   same(x.masked_fill(mask, tensor(7.0)), masked_fill(x, mask, 7));

@@ -507,5 +507,22 @@ case("masked_select", lambda x, m: x.masked_select(m),
 case("mse_loss", lambda x, y: F.mse_loss(x, y, reduction="sum"), [values(0, 3), values(0, 3)],
      {"reduction": "sum"})
 
+# -- later ops
+for inputs in [[values(3, 4)], [values()], [values(0, 3)]]:
+    case("atan", torch.atan, inputs)
+case("atan", torch.atan, [special], grad=False)
+truths = torch.tensor([[0.0, 1.0, -2.0], [0.0, float("nan"), 0.5]]).double()
+for name in ["isnan", "isinf", "isfinite"]:
+    case(name, getattr(torch, name), [special], grad=False)
+    case(name, getattr(torch, name), [torch.arange(3)], grad=False)
+for name in ["all", "any"]:
+    for x in [truths, mask34, torch.arange(3), torch.zeros(0, 2), torch.ones(2, 2, dtype=torch.uint8)]:
+        case(name, lambda t: getattr(torch, name)(t).bool(), [x], grad=False)
+    for dim, keep in [(0, False), (1, True)]:
+        case(name + "_dim", lambda t: getattr(torch, name)(t, dim, keep), [truths],
+             {"dim": dim, "keepdim": keep}, grad=False)
+        case(name + "_dim", lambda t: getattr(torch, name)(t, dim, keep), [torch.zeros(0, 2)],
+             {"dim": dim, "keepdim": keep}, grad=False)
+
 print("[" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "]")
 print(len(cases), "cases", file=sys.stderr)

@@ -1,0 +1,71 @@
+#include "lockstep/engine/ops/truth.h"
+
+#include <cmath>
+
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/reduce.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
+
+namespace lockstep {
+namespace {
+
+// How many are true, over all dimensions or one.
+Tensor count(const Tensor& truths) { return sum(truths); }
+Tensor count(const Tensor& truths, int64_t dim, bool keepdim) {
+  return sum(truths, {dim}, keepdim);
+}
+
+}  // namespace
+
+Tensor isnan(const Tensor& x) { return ne(x, x); }
+
+Tensor isinf(const Tensor& x) {
+  if (!is_floating(x.dtype())) return zeros(x.sizes(), {DType::kBool, x.device()});
+  const autograd::NoGrad no_grad;
+  return eq(abs(x), static_cast<double>(INFINITY));
+}
+
+Tensor isfinite(const Tensor& x) {
+  if (!is_floating(x.dtype())) return ones(x.sizes(), {DType::kBool, x.device()});
+  const autograd::NoGrad no_grad;
+  return lt(abs(x), static_cast<double>(INFINITY));
+}
+
+Tensor all(const Tensor& x) { return eq(count(eq(x, 0)), 0); }
+Tensor all(const Tensor& x, int64_t dim, bool keepdim) {
+  return eq(count(eq(x, 0), dim, keepdim), 0);
+}
+Tensor any(const Tensor& x) { return gt(count(ne(x, 0)), 0); }
+Tensor any(const Tensor& x, int64_t dim, bool keepdim) {
+  return gt(count(ne(x, 0), dim, keepdim), 0);
+}
+
+bool equal(const Tensor& a, const Tensor& b) {
+  check(a.dtype() == b.dtype(),
+        "Expected object of data type {} but got data type {} for argument "
+        "'other' in call to equal",
+        name_of(a.dtype()), name_of(b.dtype()));
+  return a.sizes() == b.sizes() && all(eq(a, b)).item<bool>();
+}
+
+bool allclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
+  check(a.dtype() == b.dtype(), "{} did not match {}", name_of(a.dtype()), name_of(b.dtype()));
+  check(rtol >= 0 && atol >= 0,
+        "rtol and atol must be greater than or equal to zero, but got {} "
+        "and {}",
+        rtol, atol);
+  const autograd::NoGrad no_grad;
+  const auto wide = [](const Tensor& t) { return t.to(DType::kFloat64); };
+  const Tensor bound = add(mul(abs(wide(b)), rtol), atol);
+  Tensor close = logical_and(le(abs(sub(wide(a), wide(b))), bound), isfinite(b));
+  close = logical_or(close, eq(a, b));
+  if (equal_nan) close = logical_or(close, logical_and(isnan(a), isnan(b)));
+  return all(close).item<bool>();
+}
+
+Tensor Tensor::all() const { return lockstep::all(*this); }
+Tensor Tensor::any() const { return lockstep::any(*this); }
+
+}  // namespace lockstep
