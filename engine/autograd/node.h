@@ -99,8 +99,8 @@ void replace_history(const Tensor& tensor, const Ptr<Node>& node);
 // Before an in-place operation: throws PyTorch's errors for leaves and views of leaves that require
 // grad, and for inference tensors.
 void check_inplace(const Tensor& self);
-// After it: `self` is now the output of `node`, whose edge 0 leads to what self was and whose name is
-// a literal.
+// After it: `self` is now the output of `node`, whose edge 0 leads to what self was and whose name
+// is a literal.
 void rebase_history(const Tensor& self, const Ptr<Node>& node);
 void bump_version(const Tensor& self);
 

@@ -50,9 +50,8 @@ const Tensor& masked_fill_in_place(const Tensor& self, const Tensor& mask, const
   {
     const autograd::NoGrad no_grad;
     const Tensor y = where(mask, value, self).to(self.dtype());
-    check(y.sizes() == self.sizes(),
-          "output with shape {} doesn't match the broadcast shape {}", self.sizes().str(),
-          y.sizes().str());
+    check(y.sizes() == self.sizes(), "output with shape {} doesn't match the broadcast shape {}",
+          self.sizes().str(), y.sizes().str());
     backend_of(self).copy(self, y);
   }
   autograd::bump_version(self);
