@@ -5,10 +5,12 @@
 # generated one-line wrappers. They are added to the library last: where an inline function of a
 # header is emitted by several objects the linker keeps the first, which must be the one built
 # without AVX.
-set(LOCKSTEP_ISA_FLAGS_avx2 -march=x86-64-v3)
-set(LOCKSTEP_ISA_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
-
 function(lockstep_add_isa_sources)
+  # Set in here because the function is called from several folders, which do not see each other's
+  # variables.
+  set(flags_baseline)
+  set(flags_avx2 -march=x86-64-v3)
+  set(flags_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
   set(variants baseline)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     list(APPEND variants avx2 avx512)
@@ -24,7 +26,7 @@ function(lockstep_add_isa_sources)
       # No errno and no trap from math functions: neither changes a value, both block vectorising.
       set_source_files_properties(${wrapper} TARGET_DIRECTORY lockstep PROPERTIES
         COMPILE_DEFINITIONS "LOCKSTEP_ISA=${isa}"
-        COMPILE_OPTIONS "-fno-math-errno;-fno-trapping-math;${LOCKSTEP_ISA_FLAGS_${isa}}")
+        COMPILE_OPTIONS "-fno-math-errno;-fno-trapping-math;${flags_${isa}}")
       if(isa STREQUAL baseline)
         target_sources(lockstep PRIVATE ${wrapper})
       else()
