@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "lockstep/engine/ops/pointwise_math.h"
 #include "lockstep/engine/tensor/philox.h"
 
 // The arithmetic of every pointwise op, compiled for host and device alike. A functor is named like
@@ -37,14 +38,14 @@ namespace lockstep::functor {
 LOCKSTEP_UNARY_FUNCTOR(neg, -x)
 LOCKSTEP_UNARY_FUNCTOR(abs, x < T(0) ? -x : x + T(0))  // -0 becomes 0
 LOCKSTEP_UNARY_FUNCTOR(sign, T(x > T(0)) - T(x < T(0)))
-LOCKSTEP_UNARY_FUNCTOR(exp, std::exp(x))
+LOCKSTEP_UNARY_FUNCTOR(exp, math::exp(x))
 LOCKSTEP_UNARY_FUNCTOR(log, std::log(x))
 LOCKSTEP_UNARY_FUNCTOR(sqrt, std::sqrt(x))
 LOCKSTEP_UNARY_FUNCTOR(reciprocal, T(1) / x)
 LOCKSTEP_UNARY_FUNCTOR(sin, std::sin(x))
 LOCKSTEP_UNARY_FUNCTOR(cos, std::cos(x))
 LOCKSTEP_UNARY_FUNCTOR(tanh, std::tanh(x))
-LOCKSTEP_UNARY_FUNCTOR(sigmoid, T(1) / (T(1) + std::exp(-x)))
+LOCKSTEP_UNARY_FUNCTOR(sigmoid, T(1) / (T(1) + math::exp(-x)))
 LOCKSTEP_UNARY_FUNCTOR(relu, x < T(0) ? T(0) : x)  // keeps NaN
 // The upper bound wins where they cross.
 LOCKSTEP_UNARY_FUNCTOR(clamp, x < T(p) ? (T(p) > T(q) ? T(q) : T(p)) : (x > T(q) ? T(q) : x))
@@ -52,10 +53,10 @@ LOCKSTEP_UNARY_FUNCTOR(rsqrt, T(1) / std::sqrt(x))
 LOCKSTEP_UNARY_FUNCTOR(log1p, std::log1p(x))
 LOCKSTEP_UNARY_FUNCTOR(expm1, std::expm1(x))
 LOCKSTEP_UNARY_FUNCTOR(tan, std::tan(x))
-LOCKSTEP_UNARY_FUNCTOR(erf, std::erf(x))
+LOCKSTEP_UNARY_FUNCTOR(erf, math::erf(x))
 LOCKSTEP_UNARY_FUNCTOR(atan, std::atan(x))
-LOCKSTEP_UNARY_FUNCTOR(silu, x / (T(1) + std::exp(-x)))
-LOCKSTEP_UNARY_FUNCTOR(softplus, x* T(p) > T(q) ? x : std::log1p(std::exp(x * T(p))) / T(p))
+LOCKSTEP_UNARY_FUNCTOR(silu, x / (T(1) + math::exp(-x)))
+LOCKSTEP_UNARY_FUNCTOR(softplus, x* T(p) > T(q) ? x : std::log1p(math::exp(x * T(p))) / T(p))
 LOCKSTEP_UNARY_FUNCTOR(leaky_relu, x > T(0) ? x : x * T(p))
 LOCKSTEP_UNARY_FUNCTOR(elu, x > T(0) ? x : T(p) * std::expm1(x))
 LOCKSTEP_UNARY_FUNCTOR(hardtanh, x < T(p) ? T(p) : (x > T(q) ? T(q) : x))
@@ -66,7 +67,7 @@ inline constexpr double kSqrtHalf = 0.70710678118654752440;
 inline constexpr double kInvSqrt2Pi = 0.39894228040143267794;
 inline constexpr double kSqrt2OverPi = 0.79788456080286535588;
 inline constexpr double kGeluCubic = 0.044715;
-LOCKSTEP_UNARY_FUNCTOR(gelu_erf, T(0.5) * x * (T(1) + std::erf(x * T(kSqrtHalf))))
+LOCKSTEP_UNARY_FUNCTOR(gelu_erf, T(0.5) * x * (T(1) + math::erf(x * T(kSqrtHalf))))
 LOCKSTEP_UNARY_FUNCTOR(gelu_tanh,
                        T(0.5) * x *
                            (T(1) + std::tanh(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x))))
@@ -104,15 +105,15 @@ LOCKSTEP_BINARY_FUNCTOR(tanh_backward, a*(T(1) - b * b))
 LOCKSTEP_BINARY_FUNCTOR(clamp_backward, b >= T(p) && b <= T(q) ? a : T(0))
 LOCKSTEP_BINARY_FUNCTOR(hardtanh_backward, b <= T(p) || b >= T(q) ? T(0) : a)
 LOCKSTEP_BINARY_FUNCTOR(leaky_relu_backward, b > T(0) ? a : a * T(p))
-LOCKSTEP_BINARY_FUNCTOR(elu_backward, b > T(0) ? a : a * T(p) * std::exp(b))
-LOCKSTEP_BINARY_FUNCTOR(softplus_backward, b* T(p) > T(q) ? a : a / (T(1) + std::exp(-b * T(p))))
-LOCKSTEP_BINARY_FUNCTOR(gelu_erf_backward, a*(T(0.5) * (T(1) + std::erf(b * T(kSqrtHalf))) +
-                                              b * T(kInvSqrt2Pi) * std::exp(T(-0.5) * b * b)))
+LOCKSTEP_BINARY_FUNCTOR(elu_backward, b > T(0) ? a : a * T(p) * math::exp(b))
+LOCKSTEP_BINARY_FUNCTOR(softplus_backward, b* T(p) > T(q) ? a : a / (T(1) + math::exp(-b * T(p))))
+LOCKSTEP_BINARY_FUNCTOR(gelu_erf_backward, a*(T(0.5) * (T(1) + math::erf(b * T(kSqrtHalf))) +
+                                              b * T(kInvSqrt2Pi) * math::exp(T(-0.5) * b * b)))
 
 struct silu_backward {
   template <typename T>
   LOCKSTEP_HD static T apply(T g, T x, double = 0, double = 0) {
-    const T s = T(1) / (T(1) + std::exp(-x));
+    const T s = T(1) / (T(1) + math::exp(-x));
     return g * s * (T(1) + x * (T(1) - s));
   }
 };
