@@ -4,15 +4,12 @@
 #include <array>
 #include <cmath>
 #include <cstdlib>
-#include <limits>
 #include <map>
 #include <vector>
 
 #include <sys/resource.h>
 
 #include "lockstep/data/fashion_mnist.h"
-#include "lockstep/data/sampler.h"
-#include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/launch/job_state.h"
 #include "lockstep/launch/log.h"
@@ -27,36 +24,6 @@ using distributed::ReduceOp;
 template <typename T, size_t N>
 Buffer buffer_of(std::array<T, N>& values) {
   return {values.data(), static_cast<int64_t>(N), kDTypeOf<T>, Device{}};
-}
-
-// How many rows of `logits` have their largest value at the label.
-template <typename T>
-int64_t count_correct(const Tensor& logits, const Tensor& labels) {
-  const int64_t classes = logits.size(1);
-  const T* row = logits.data<T>();
-  int64_t correct = 0;
-  for (int64_t i = 0; i < logits.size(0); ++i, row += classes) {
-    int64_t best = -1;  // stays, and counts as wrong, if nothing compares: a row of NaN
-    T highest = -std::numeric_limits<T>::infinity();
-    for (int64_t c = 0; c < classes; ++c) {
-      if (row[c] > highest) {
-        highest = row[c];
-        best = c;
-      }
-    }
-    if (best == labels.data<int64_t>()[i]) ++correct;
-  }
-  return correct;
-}
-
-int64_t count_correct(const Tensor& logits, const data::Batch& batch) {
-  check(logits.defined() && logits.dim() == 2 && logits.size(0) == batch.size() &&
-            is_floating(logits.dtype()),
-        "[evaluate] the function must return floating-point logits of shape ({}, classes), got {}",
-        batch.size(), logits.defined() ? logits.sizes().str() : "an undefined tensor");
-  const Tensor labels = batch.y.to(DType::kInt64).contiguous();
-  if (logits.dtype() == DType::kFloat64) return count_correct<double>(logits.contiguous(), labels);
-  return count_correct<float>(logits.to(DType::kFloat32).contiguous(), labels);
 }
 
 int64_t peak_memory_bytes() {
@@ -122,34 +89,6 @@ void Job::track(NamedTensors weights) {
   state_->add_model(std::make_shared<const NamedTensors>(std::move(weights)));
 }
 
-double Job::evaluate(const data::Dataset& dataset, const Logits& logits, int64_t batch_size) {
-  check(batch_size >= 1, "[evaluate] the batch size is {}, must be at least 1", batch_size);
-  check(dataset.size() >= 1, "[evaluate] the dataset is empty");
-  const auto start = State::Clock::now();
-  const autograd::NoGrad no_grad;
-  const auto mine = data::share(dataset.size(), rank(), world_size());
-  std::array<int64_t, 2> counts{};  // correct, seen
-  std::vector<int64_t> indices;
-  for (int64_t at = mine.begin; at < mine.end; at += batch_size) {
-    indices.clear();
-    for (int64_t i = at; i < std::min(at + batch_size, mine.end); ++i) indices.push_back(i);
-    const auto batch = dataset.get(indices);
-    counts[0] += count_correct(logits(batch), batch);
-    counts[1] += batch.size();
-  }
-  group()->all_reduce(buffer_of(counts)).wait();
-  check<Error>(counts[1] == dataset.size(), "[evaluate] {} of {} samples were seen", counts[1],
-               dataset.size());
-  const double accuracy = static_cast<double>(counts[0]) / static_cast<double>(counts[1]);
-  state_->test_accuracy = accuracy;
-  state_->not_training += State::Clock::now() - start;
-  if (rank() == 0) {
-    log::info(fmt::format("accuracy {:.2f} % ({} of {} samples)", 100.0 * accuracy, counts[0],
-                          counts[1]));
-  }
-  return accuracy;
-}
-
 Report Job::finish() {
   auto& s = *state_;
   const double steps = static_cast<double>(std::max<int64_t>(s.steps, 1));
@@ -166,6 +105,7 @@ Report Job::finish() {
   if (s.epoch_losses > 0)
     report.train_loss = s.epoch_loss_sum / static_cast<double>(s.epoch_losses);
   report.test_accuracy = s.test_accuracy;
+  report.validation_loss = s.validation_loss;
   report.samples_per_second = worst[0] > 0.0 ? static_cast<double>(s.samples) / worst[0] : 0.0;
   report.seconds_per_step = worst[0] / steps;
   report.communication_seconds_per_step = worst[1] / steps;

@@ -94,6 +94,12 @@ class Job {
   using Logits = std::function<Tensor(const data::Batch&)>;
   double evaluate(const data::Dataset& dataset, const Logits& logits, int64_t batch_size = 256);
 
+  // The mean of a loss over the samples, which goes into the report as validation_loss; called
+  // several times, the last one does. Collective and cut into shares as evaluate() is. `loss` maps
+  // a batch to the mean over its samples, a tensor of one element.
+  using Loss = std::function<Tensor(const data::Batch&)>;
+  double evaluate_loss(const data::Dataset& dataset, const Loss& loss, int64_t batch_size = 256);
+
   // Adds to the weights whose hash the report carries; needed only for those that no DataParallel
   // trains, which does it by itself. Parameters first, then buffers, in registration order. Of
   // several models the hash takes one after the other, in the order in which they were tracked or

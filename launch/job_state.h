@@ -34,6 +34,7 @@ struct Job::State {
   int64_t epoch_losses = 0;
   std::vector<double> step_losses;
   std::optional<double> test_accuracy;
+  std::optional<double> validation_loss;
   std::vector<std::shared_ptr<const NamedTensors>> models;  // in the order in which they came
 
   void add_model(const std::shared_ptr<const NamedTensors>& model) {

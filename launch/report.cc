@@ -37,6 +37,7 @@ std::string to_json(const Report& r) {
   json["epochs"] = r.epochs;
   json["train_loss"] = number_or_null(r.train_loss);
   if (r.test_accuracy) json["test_accuracy"] = *r.test_accuracy;
+  if (r.validation_loss) json["validation_loss"] = *r.validation_loss;
   json["samples_per_second"] = r.samples_per_second;
   json["seconds_per_step"] = r.seconds_per_step;
   json["communication_seconds_per_step"] = r.communication_seconds_per_step;

@@ -13,10 +13,11 @@ struct Report {
   std::string program;
   int world_size = 1;
   std::string device;
-  int64_t steps = 0;                    // optimizer steps
-  int64_t epochs = 0;                   // begun
-  std::optional<double> train_loss;     // mean over the steps of the last epoch
-  std::optional<double> test_accuracy;  // a fraction; left out where there is none
+  int64_t steps = 0;                      // optimizer steps
+  int64_t epochs = 0;                     // begun
+  std::optional<double> train_loss;       // mean over the steps of the last epoch
+  std::optional<double> test_accuracy;    // a fraction; left out where there is none
+  std::optional<double> validation_loss;  // left out where there is none
   double samples_per_second = 0.0;
   double seconds_per_step = 0.0;                        // these four: the maximum over ranks
   double communication_seconds_per_step = 0.0;          // launch to completion

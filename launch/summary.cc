@@ -16,6 +16,7 @@ std::string format_summary(const Report& r, const std::string& report_path) {
                               r.world_size == 1 ? "rank" : "ranks", r.device));
   if (r.train_loss) line("train loss", fmt::format("{:.4f}", *r.train_loss));
   if (r.test_accuracy) line("test accuracy", fmt::format("{:.2f} %", 100.0 * *r.test_accuracy));
+  if (r.validation_loss) line("validation", fmt::format("loss {:.4f}", *r.validation_loss));
   line("samples/s", fmt::format("{:.0f}", r.samples_per_second));
   const double total = r.communication_seconds_per_step;
   if (r.world_size == 1) {

@@ -252,6 +252,36 @@ TEST(Job, EvaluationCountsEverySampleOnce) {
   }
 }
 
+TEST(Job, ValidationLossIsTheMeanOverAllSamples) {
+  const auto dataset = counting(23);
+  for (const int ranks : {1, 2, 3, 25}) {
+    for (const int64_t batch : {1, 4, 100}) {
+      std::atomic<int64_t> samples = 0;
+      with_jobs(ranks, options_with(30), [&](Job& job) {
+        const auto mean_index = [&](const data::Batch& b) {
+          EXPECT_LE(b.size(), batch);
+          EXPECT_FALSE(autograd::grad_enabled());
+          samples += b.size();
+          return mean(b.x.to(DType::kFloat64));
+        };
+        EXPECT_NEAR(job.evaluate_loss(dataset, mean_index, batch), 11.0, 1e-12);
+        EXPECT_NEAR(job.finish().validation_loss.value(), 11.0, 1e-12);
+      });
+      EXPECT_EQ(samples, 23);
+    }
+  }
+}
+
+TEST(Job, ValidationRefusesWhatIsNoMean) {
+  const auto dataset = counting(4);
+  const auto attempt = [&](const Tensor& loss) {
+    with_jobs(1, options_with(1),
+              [&](Job& job) { job.evaluate_loss(dataset, [&](const auto&) { return loss; }); });
+  };
+  EXPECT_THROW(attempt(zeros({2})), ValueError);
+  EXPECT_THROW(attempt(Tensor()), ValueError);
+}
+
 TEST(Job, EvaluationOfDoublesAndNan) {
   const data::TensorDataset dataset(zeros({2}), tensor({0, 0}));
   with_jobs(1, options_with(1), [&](Job& job) {

@@ -36,6 +36,7 @@ Report example() {
   r.epochs = 1;
   r.train_loss = 0.1;
   r.test_accuracy = 0.875;
+  r.validation_loss = 1.5;
   r.samples_per_second = 1e6;
   r.seconds_per_step = 1.0 / 3.0;
   r.communication_seconds_per_step = 0.25;
@@ -61,6 +62,7 @@ TEST(Report, Json) {
   "epochs": 1,
   "train_loss": 0.1,
   "test_accuracy": 0.875,
+  "validation_loss": 1.5,
   "samples_per_second": 1000000.0,
   "seconds_per_step": 0.3333333333333333,
   "communication_seconds_per_step": 0.25,

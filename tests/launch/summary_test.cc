@@ -13,6 +13,7 @@ TEST(Summary, OfSeveralRanks) {
   r.epochs = 2;
   r.train_loss = 0.25;
   r.test_accuracy = 0.91234;
+  r.validation_loss = 1.8765;
   r.samples_per_second = 12345.6;
   r.communication_seconds_per_step = 0.004;
   r.exposed_communication_seconds_per_step = 0.0005;
@@ -22,6 +23,7 @@ TEST(Summary, OfSeveralRanks) {
             "trained        936 steps in 2 epochs on 2 ranks (cpu)\n"
             "train loss     0.2500\n"
             "test accuracy  91.23 %\n"
+            "validation     loss 1.8765\n"
             "samples/s      12346\n"
             "communication  88 % hidden behind backward (0.50 of 4.00 ms per step exposed)\n"
             "weights        sha256 abcd\n"

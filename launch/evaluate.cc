@@ -1,0 +1,105 @@
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <vector>
+
+#include "lockstep/data/sampler.h"
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/launch/job.h"
+#include "lockstep/launch/job_state.h"
+#include "lockstep/launch/log.h"
+
+namespace lockstep::launch {
+namespace {
+
+// How many rows of `logits` have their largest value at the label.
+template <typename T>
+int64_t count_correct(const Tensor& logits, const Tensor& labels) {
+  const int64_t classes = logits.size(1);
+  const T* row = logits.data<T>();
+  int64_t correct = 0;
+  for (int64_t i = 0; i < logits.size(0); ++i, row += classes) {
+    int64_t best = -1;  // stays, and counts as wrong, if nothing compares: a row of NaN
+    T highest = -std::numeric_limits<T>::infinity();
+    for (int64_t c = 0; c < classes; ++c) {
+      if (row[c] > highest) {
+        highest = row[c];
+        best = c;
+      }
+    }
+    if (best == labels.data<int64_t>()[i]) ++correct;
+  }
+  return correct;
+}
+
+int64_t count_correct(const Tensor& logits, const data::Batch& batch) {
+  check(logits.defined() && logits.dim() == 2 && logits.size(0) == batch.size() &&
+            is_floating(logits.dtype()),
+        "[evaluate] the function must return floating-point logits of shape ({}, classes), got {}",
+        batch.size(), logits.defined() ? logits.sizes().str() : "an undefined tensor");
+  const Tensor labels = batch.y.to(DType::kInt64).contiguous();
+  if (logits.dtype() == DType::kFloat64) return count_correct<double>(logits.contiguous(), labels);
+  return count_correct<float>(logits.to(DType::kFloat32).contiguous(), labels);
+}
+
+// The sum over all samples of `dataset` of what `measure(batch)` says of its samples; each rank
+// measures a contiguous share of them.
+template <typename Measure>
+double total_over(Job& job, const data::Dataset& dataset, int64_t batch_size,
+                  const Measure& measure) {
+  check(batch_size >= 1, "[evaluate] the batch size is {}, must be at least 1", batch_size);
+  check(dataset.size() >= 1, "[evaluate] the dataset is empty");
+  const autograd::NoGrad no_grad;
+  const auto mine = data::share(dataset.size(), job.rank(), job.world_size());
+  std::array<double, 2> totals{};  // measured, samples seen: exact below 2^53
+  std::vector<int64_t> indices;
+  for (int64_t at = mine.begin; at < mine.end; at += batch_size) {
+    indices.clear();
+    for (int64_t i = at; i < std::min(at + batch_size, mine.end); ++i) indices.push_back(i);
+    const auto batch = dataset.get(indices);
+    totals[0] += measure(batch);
+    totals[1] += static_cast<double>(batch.size());
+  }
+  job.group()->all_reduce({totals.data(), totals.size(), DType::kFloat64, Device{}}).wait();
+  check<Error>(totals[1] == static_cast<double>(dataset.size()),
+               "[evaluate] {} of {} samples were seen", totals[1], dataset.size());
+  return totals[0];
+}
+
+}  // namespace
+
+double Job::evaluate(const data::Dataset& dataset, const Logits& logits, int64_t batch_size) {
+  const auto start = State::Clock::now();
+  const double correct = total_over(*this, dataset, batch_size, [&](const data::Batch& batch) {
+    return static_cast<double>(count_correct(logits(batch), batch));
+  });
+  const double accuracy = correct / static_cast<double>(dataset.size());
+  state_->test_accuracy = accuracy;
+  state_->not_training += State::Clock::now() - start;
+  if (rank() == 0) {
+    log::info(fmt::format("accuracy {:.2f} % ({} of {} samples)", 100.0 * accuracy, correct,
+                          dataset.size()));
+  }
+  return accuracy;
+}
+
+double Job::evaluate_loss(const data::Dataset& dataset, const Loss& loss, int64_t batch_size) {
+  const auto start = State::Clock::now();
+  const double total = total_over(*this, dataset, batch_size, [&](const data::Batch& batch) {
+    const Tensor mean = loss(batch);
+    check(mean.defined() && mean.numel() == 1,
+          "[evaluate_loss] the function must return one number, the mean over the batch, got {}",
+          mean.defined() ? "a tensor of shape " + mean.sizes().str() : "an undefined tensor");
+    return mean.item<double>() * static_cast<double>(batch.size());
+  });
+  const double mean = total / static_cast<double>(dataset.size());
+  state_->validation_loss = mean;
+  state_->not_training += State::Clock::now() - start;
+  if (rank() == 0) {
+    log::info(fmt::format("validation loss {:.4f} ({} samples)", mean, dataset.size()));
+  }
+  return mean;
+}
+
+}  // namespace lockstep::launch
