@@ -3,11 +3,13 @@
 #
 #   scripts/install_packages.sh build|test|lint...
 #
-# build: compiler, libraries, MPI and the data set; test: GoogleTest; lint: the pinned clang tools.
+# build: compiler, libraries, MPI and what the examples train on; test: GoogleTest; lint: the pinned
+# clang tools.
 # Without apt it checks that what the packages would bring is there and lists what is not.
 set -euo pipefail
 
-# package | how to recognise it where there is no dpkg: a command, a header or a folder
+# package | how to recognise it where there is no dpkg: a command, a header, a file or
+# a folder
 declare -A packages
 packages[build]='
 g++                    command c++
@@ -22,7 +24,8 @@ nlohmann-json3-dev     header nlohmann/json.hpp
 libdnnl-dev            header oneapi/dnnl/dnnl.hpp
 zlib1g-dev             header zlib.h
 libssl-dev             header openssl/evp.h
-dataset-fashion-mnist  folder /usr/share/datasets/fashion-mnist'
+dataset-fashion-mnist  folder /usr/share/datasets/fashion-mnist
+bible-kjv-text         file /usr/lib/bible.data'
 packages[test]='
 libgtest-dev           header gtest/gtest.h
 libgmock-dev           header gmock/gmock.h'
@@ -43,6 +46,7 @@ is_installed() {  # package kind what
   case $2 in
     command) command -v "$3" >/dev/null ;;
     header) command -v c++ >/dev/null && c++ -E -x c++ - <<<"#include <$3>" >/dev/null 2>&1 ;;
+    file) [[ -f $3 ]] ;;
     folder) [[ -d $3 || -n ${LOCKSTEP_DATA:-} ]] ;;
   esac
 }
