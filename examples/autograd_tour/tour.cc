@@ -36,10 +36,6 @@ std::string grad_fn(const Tensor& tensor) {
   return node ? std::string(node->name()) : "None";
 }
 
-bool equal(const Tensor& a, const Tensor& b) {
-  return a.sizes() == b.sizes() && a.to_vector() == b.to_vector();
-}
-
 bool close(const Tensor& a, const Tensor& b) {
   if (!(a.sizes() == b.sizes())) return false;
   const auto x = a.to_vector(), y = b.to_vector();

@@ -81,8 +81,7 @@ void print_error(const Cell& run) {
 std::string grad_fn(const lockstep::Tensor& tensor);  // "AddBackward0", or "None"
 
 // -- relations, where a notebook's numbers were random
-bool equal(const lockstep::Tensor& a, const lockstep::Tensor& b);  // same shape, same values
-bool close(const lockstep::Tensor& a, const lockstep::Tensor& b);  // up to rounding
+bool close(const lockstep::Tensor& a, const lockstep::Tensor& b);  // equal up to rounding
 // "[10, 1], requires_grad=True": what can be said about a random tensor.
 std::string kind(const lockstep::Tensor& tensor);
 
