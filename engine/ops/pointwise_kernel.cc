@@ -203,8 +203,10 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
     if (!shape_giver && (same_shape || t.sizes() == sizes)) shape_giver = inputs[i];
   }
   if (self) {
-    check(self->sizes() == sizes, "[{}] output with shape {} doesn't match the broadcast shape {}",
-          name, self->sizes().str(), sizes.str());
+    if (!(self->sizes() == sizes)) [[unlikely]] {
+      fail("[{}] output with shape {} doesn't match the broadcast shape {}", name,
+           self->sizes().str(), sizes.str());
+    }
     const DType natural = dtypes == DTypes::kFloating && !is_floating(result) ? compute : result;
     check(category(self->dtype()) >= category(natural),
           "[{}] result type {} can't be cast to the desired output type {}", name, name_of(natural),
