@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -27,6 +28,26 @@ struct MicroBatch {
   int64_t size() const { return samples; }
 };
 
+// When the parts of a step ran on this rank, each list in order of time.
+struct StepTimeline {
+  using Time = std::chrono::steady_clock::time_point;
+  struct Pass {  // one micro-batch: forward, then backward up to its last kernel
+    int64_t micro_batch = 0;
+    Time forward, backward, end;
+  };
+  struct AllReduce {  // one bucket: handed over, begun, complete
+    int64_t bucket = 0;
+    size_t bytes = 0;
+    Time launched, started, finished;
+  };
+  struct Wait {  // the training stands still until the gradients are complete
+    Time begin, end;
+  };
+  std::vector<Pass> passes;
+  std::vector<AllReduce> all_reduces;
+  std::vector<Wait> waits;
+};
+
 // Filled in by DataParallel while the step runs. Where several of them take part in a step (a
 // generator and a critic, say) their losses and times add up.
 struct StepReport {
@@ -34,6 +55,7 @@ struct StepReport {
   bool has_loss = false;
   double communication_seconds = 0.0;          // launch to completion, summed over the buckets
   double exposed_communication_seconds = 0.0;  // the wait after backward's last kernel
+  StepTimeline timeline;
   // What is being trained, parameters before buffers, each model once: how a job learns whose hash
   // to report.
   std::vector<std::shared_ptr<const NamedTensors>> models;

@@ -92,6 +92,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
     step_index_ = kNoStep;
   }
   std::exception_ptr failure;
+  const auto begin = Clock::now();
   if (final) reducer_->begin();
   try {
     // In here, so that a rank with a wrong argument fails like one whose backward throws: the peers
@@ -109,7 +110,11 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
     loss_sum_ += weight * loss.item();
     const Tensor seed = full(loss.sizes(), weight, {loss.dtype(), loss.device()});
     loss.backward(seed);
-    if (scope) ++scope->backwards_;
+    if (scope) {
+      ++scope->backwards_;
+      scope->step_.report.timeline.passes.push_back(
+          {scope->current().index, scope->entered_, begin, Clock::now()});
+    }
   } catch (...) {
     failure = std::current_exception();
   }
@@ -120,23 +125,25 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
 
 void DataParallel::finish(const std::exception_ptr& failure) {
   const auto backward_done = Clock::now();
-  const Reducer::Outcome outcome =
-      reducer_->finish(static_cast<bool>(failure), loss_sum_, step_index_);
+  Reducer::Outcome outcome = reducer_->finish(static_cast<bool>(failure), loss_sum_, step_index_);
   if (!outcome.same_step) throw_different_steps(failure);
   if (outcome.poisoned) throw_poisoned(failure);
   if (group_->size() > 1) synchronize_buffers();
-  const std::chrono::duration<double> exposed = Clock::now() - backward_done;
-  report(outcome, exposed.count());
+  report(std::move(outcome), {backward_done, Clock::now()});
 }
 
-void DataParallel::report(const Reducer::Outcome& outcome, double waited_seconds) const {
+void DataParallel::report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait) const {
   if (accumulation_ == nullptr) return;
   data::StepReport& report = accumulation_->step_.report;
   report.loss += outcome.loss;
   report.has_loss = true;
   if (group_->size() > 1) {
+    const std::chrono::duration<double> waited = wait.end - wait.begin;
     report.communication_seconds += outcome.communication_seconds;
-    report.exposed_communication_seconds += std::min(waited_seconds, outcome.communication_seconds);
+    report.exposed_communication_seconds += std::min(waited.count(), outcome.communication_seconds);
+    auto& all_reduces = report.timeline.all_reduces;
+    all_reduces.insert(all_reduces.end(), outcome.all_reduces.begin(), outcome.all_reduces.end());
+    report.timeline.waits.push_back(wait);
   }
   auto& models = report.models;
   if (std::find(models.begin(), models.end(), weights_) == models.end()) {
@@ -217,6 +224,7 @@ DataParallel::Accumulation::Iterator DataParallel::Accumulation::begin() {
 
 void DataParallel::Accumulation::enter() {
   backwards_ = 0;
+  entered_ = Clock::now();
   random_.reset();
   if (!done()) {
     random_.emplace(static_cast<uint64_t>(step_.index), static_cast<uint64_t>(current().index));

@@ -92,7 +92,7 @@ class DataParallel {
   void broadcast_from_root();
   // Ends the step's communication; `failure` is what this rank's backward threw.
   void finish(const std::exception_ptr& failure);
-  void report(const Reducer::Outcome& outcome, double waited_seconds) const;
+  void report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait) const;
   void throw_poisoned(const std::exception_ptr& failure);
   void throw_different_steps(const std::exception_ptr& failure);
   std::string step_name() const;
@@ -159,6 +159,7 @@ class DataParallel::Accumulation {
   data::Step& step_;
   size_t at_ = 0;
   int backwards_ = 0;  // of the current micro-batch
+  std::chrono::steady_clock::time_point entered_;
   bool begun_ = false;
   std::optional<RandomScope> random_;
 };

@@ -196,28 +196,38 @@ Reducer::Outcome Reducer::finish(bool poisoned, double loss, int64_t step_number
   }
   launch_rest(poisoned, extras);
 
+  Outcome outcome;
   BusyTime busy;
+  const auto finish_bucket = [&](size_t i) {
+    Bucket& bucket = *places_[i].bucket;
+    Bucket::Outcome of_bucket = bucket.finish();
+    const auto& [launched, started, finished] = of_bucket.times;
+    busy.add(of_bucket.times);
+    outcome.all_reduces.push_back(
+        {static_cast<int64_t>(i), bucket.bytes(), launched, started, finished});
+    return of_bucket;
+  };
   Bucket::Outcome last;
-  for (const Place& place : places_) {
-    if (place.idle) continue;
-    last = place.bucket->finish();
-    busy.add(last.times);
+  for (size_t i = 0; i < places_.size(); ++i) {
+    if (!places_[i].idle) last = finish_bucket(i);
   }
-  const bool same_step =
-      marks_agree({last.extras[kStep], last.extras[kStepSquare]}, group_->size());
-  if (same_step && !last.poisoned) {
+  outcome.same_step = marks_agree({last.extras[kStep], last.extras[kStepSquare]}, group_->size());
+  outcome.poisoned = last.poisoned;
+  outcome.loss = last.extras[kLossHigh] + last.extras[kLossLow];
+  if (outcome.same_step && !outcome.poisoned) {
     for (size_t i = 0; i + 1 < places_.size(); ++i) {
       Place& place = places_[i];
       const bool wanted = last.extras[kWanted + i] > 0.0;
       if (wanted && place.idle) {
         wake(place);
         place.bucket->launch(*group_, false);
-        busy.add(place.bucket->finish().times);
+        finish_bucket(i);
       }
       place.idle = !wanted;
     }
   }
-  return {same_step, last.poisoned, last.extras[kLossHigh] + last.extras[kLossLow], busy.seconds()};
+  outcome.communication_seconds = busy.seconds();
+  return outcome;
 }
 
 void Reducer::discard() {

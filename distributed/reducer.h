@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "lockstep/data/step.h"
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/bucket.h"
 #include "lockstep/distributed/process_group.h"
@@ -42,6 +43,7 @@ class Reducer {
     bool poisoned = false;  // on some rank; otherwise the gradients are there
     double loss = 0.0;      // summed over the ranks
     double communication_seconds = 0.0;
+    std::vector<data::StepTimeline::AllReduce> all_reduces;
   };
   // After it: sends what is still there and waits for everything. The same on every rank.
   Outcome finish(bool poisoned, double loss, int64_t step_number);
