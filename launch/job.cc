@@ -110,6 +110,7 @@ Report Job::finish() {
   report.seconds_per_step = worst[0] / steps;
   report.communication_seconds_per_step = worst[1] / steps;
   report.exposed_communication_seconds_per_step = worst[2] / steps;
+  report.all_reduces_per_step = static_cast<double>(s.all_reduces) / steps;
   report.peak_memory_bytes = static_cast<int64_t>(worst[3]);
   report.reduction = options().reduction;
   report.global_batch = options().global_batch;

@@ -30,6 +30,7 @@ struct Job::State {
   Seconds not_training{0};  // evaluations inside that time
   double communication = 0.0;
   double exposed = 0.0;
+  int64_t all_reduces = 0;
   double epoch_loss_sum = 0.0;  // of the epoch of the last step
   int64_t epoch_losses = 0;
   std::vector<double> step_losses;

@@ -42,6 +42,7 @@ std::string to_json(const Report& r) {
   json["seconds_per_step"] = r.seconds_per_step;
   json["communication_seconds_per_step"] = r.communication_seconds_per_step;
   json["exposed_communication_seconds_per_step"] = r.exposed_communication_seconds_per_step;
+  json["all_reduces_per_step"] = r.all_reduces_per_step;
   json["peak_memory_bytes"] = r.peak_memory_bytes;
   json["weights_sha256"] = text_or_null(r.weights_sha256);
   json["reduction"] = r.reduction;

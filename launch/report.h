@@ -22,6 +22,7 @@ struct Report {
   double seconds_per_step = 0.0;                        // these four: the maximum over ranks
   double communication_seconds_per_step = 0.0;          // launch to completion
   double exposed_communication_seconds_per_step = 0.0;  // the wait after backward's last kernel
+  double all_reduces_per_step = 0.0;                    // buckets; on this rank
   int64_t peak_memory_bytes = 0;
   std::string weights_sha256;  // empty (null in the file) if the job knew of no weights
   std::string reduction;

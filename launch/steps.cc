@@ -103,6 +103,7 @@ struct Steps::State {
     }
     job.communication += report.communication_seconds;
     job.exposed += report.exposed_communication_seconds;
+    job.all_reduces += std::ssize(report.timeline.all_reduces);
     for (const auto& model : report.models) job.add_model(model);
     ++job.steps;
     job.samples += current->global_samples;

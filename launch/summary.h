@@ -10,4 +10,8 @@ namespace lockstep::launch {
 // communication was hidden behind backward, and where log and report are.
 std::string format_summary(const Report& report, const std::string& report_path);
 
+// What to change where more than half of the communication is exposed and it takes more than a
+// tenth of the step: one sentence, or nothing.
+std::string overlap_advice(const Report& report);
+
 }  // namespace lockstep::launch

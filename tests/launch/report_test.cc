@@ -41,6 +41,7 @@ Report example() {
   r.seconds_per_step = 1.0 / 3.0;
   r.communication_seconds_per_step = 0.25;
   r.exposed_communication_seconds_per_step = 0.125;
+  r.all_reduces_per_step = 3.0;
   r.peak_memory_bytes = 123456789012;
   r.weights_sha256 = "ab";
   r.reduction = "repeatable";
@@ -67,6 +68,7 @@ TEST(Report, Json) {
   "seconds_per_step": 0.3333333333333333,
   "communication_seconds_per_step": 0.25,
   "exposed_communication_seconds_per_step": 0.125,
+  "all_reduces_per_step": 3.0,
   "peak_memory_bytes": 123456789012,
   "weights_sha256": "ab",
   "reduction": "repeatable",

@@ -43,5 +43,42 @@ TEST(Summary, OfOneRankWithoutExtras) {
             "communication  none\n");
 }
 
+Report with_overlap(double step, double communication, double exposed, double all_reduces) {
+  Report r;
+  r.world_size = 2;
+  r.global_batch = 96;
+  r.accumulate = 3;
+  r.seconds_per_step = step;
+  r.communication_seconds_per_step = communication;
+  r.exposed_communication_seconds_per_step = exposed;
+  r.all_reduces_per_step = all_reduces;
+  return r;
+}
+
+void expect_has(const std::string& text, const std::string& part) {
+  EXPECT_NE(text.find(part), std::string::npos) << text;
+}
+
+TEST(Summary, AdvisesWhereOverlapIsPoor) {
+  // Nothing to say: most of it is hidden, or it takes hardly any time, or there is none.
+  EXPECT_EQ(overlap_advice(with_overlap(1.0, 0.5, 0.2, 4)), "");
+  EXPECT_EQ(overlap_advice(with_overlap(1.0, 0.09, 0.09, 1)), "");
+  EXPECT_EQ(overlap_advice(with_overlap(1.0, 0.0, 0.0, 0)), "");
+  Report alone = with_overlap(1.0, 0.9, 0.9, 1);
+  alone.world_size = 1;
+  EXPECT_EQ(overlap_advice(alone), "");
+
+  const auto bound = overlap_advice(with_overlap(1.0, 0.9, 0.7, 4));
+  expect_has(bound, "takes longer than the computation");
+  expect_has(bound, "--global-batch, now 96");
+  expect_has(bound, "--accumulate, now 3");
+  expect_has(overlap_advice(with_overlap(1.0, 0.3, 0.3, 1)), "one bucket");
+  const auto several = overlap_advice(with_overlap(1.0, 0.3, 0.25, 7));
+  expect_has(several, "with 7 buckets");
+  expect_has(several, "--trace");
+  const auto summary = format_summary(with_overlap(1.0, 0.3, 0.3, 1), "");
+  expect_has(summary, "\nadvice         all gradients leave in one bucket");
+}
+
 }  // namespace
 }  // namespace lockstep::launch
