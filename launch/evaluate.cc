@@ -76,7 +76,7 @@ double Job::evaluate(const data::Dataset& dataset, const Logits& logits, int64_t
   });
   const double accuracy = correct / static_cast<double>(dataset.size());
   state_->test_accuracy = accuracy;
-  state_->not_training += State::Clock::now() - start;
+  state_->add_evaluation(start);
   if (rank() == 0) {
     log::info(fmt::format("accuracy {:.2f} % ({} of {} samples)", 100.0 * accuracy, correct,
                           dataset.size()));
@@ -95,7 +95,7 @@ double Job::evaluate_loss(const data::Dataset& dataset, const Loss& loss, int64_
   });
   const double mean = total / static_cast<double>(dataset.size());
   state_->validation_loss = mean;
-  state_->not_training += State::Clock::now() - start;
+  state_->add_evaluation(start);
   if (rank() == 0) {
     log::info(fmt::format("validation loss {:.4f} ({} samples)", mean, dataset.size()));
   }

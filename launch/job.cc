@@ -137,4 +137,10 @@ Report Job::finish() {
   return report;
 }
 
+void Job::write_trace() {
+  if (state_->trace) {
+    launch::write_trace(options().trace, state_->line.program, *group(), *state_->trace);
+  }
+}
+
 }  // namespace lockstep::launch

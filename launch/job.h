@@ -110,6 +110,10 @@ class Job {
   // DistributedError, naming the ranks, if the ranks' weights are not identical.
   Report finish();
 
+  // What --trace asks for (trace.h); collective, after the training. Without the flag nothing
+  // happens.
+  void write_trace();
+
  private:
   friend struct Steps::State;
   struct State;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lockstep/launch/job.h"
+#include "lockstep/launch/trace.h"
 
 namespace lockstep::launch {
 
@@ -17,7 +18,9 @@ struct Job::State {
   using Seconds = std::chrono::duration<double>;
 
   State(CommandLine command_line, std::shared_ptr<distributed::ProcessGroup> process_group)
-      : line(std::move(command_line)), group(std::move(process_group)) {}
+      : line(std::move(command_line)), group(std::move(process_group)) {
+    if (!line.options.trace.empty()) trace.emplace(1000, trace_events_per_rank(group->size()));
+  }
 
   CommandLine line;
   std::shared_ptr<distributed::ProcessGroup> group;
@@ -36,7 +39,14 @@ struct Job::State {
   std::vector<double> step_losses;
   std::optional<double> test_accuracy;
   std::optional<double> validation_loss;
+  std::optional<Trace> trace;                               // if asked for
   std::vector<std::shared_ptr<const NamedTensors>> models;  // in the order in which they came
+
+  void add_evaluation(Clock::time_point start) {  // which ends now
+    const auto end = Clock::now();
+    not_training += end - start;
+    if (trace) trace->add_evaluation(start, end);
+  }
 
   void add_model(const std::shared_ptr<const NamedTensors>& model) {
     if (std::find(models.begin(), models.end(), model) == models.end()) models.push_back(model);

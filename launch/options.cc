@@ -67,7 +67,7 @@ void add_common_flags(CLI::App& app, Options& o) {
   value("--checkpoint-dir", o.checkpoint_dir, "Where to keep checkpoints");
   value("--checkpoint-every", o.checkpoint_every, "Optimizer steps between checkpoints");
   app.add_flag("--resume", o.resume, "Continue from the last checkpoint");
-  value("--trace", o.trace, "Write a timeline to this file");
+  value("--trace", o.trace, "Write a timeline for Perfetto to this file");
   value("--log-dir", o.log_dir, "Write each rank's log to DIR/rank_NNNN.log");
   value("--report", o.report, "Write the results as JSON to this file");
 }
@@ -119,7 +119,7 @@ void check_available(const CLI::App& app, const Options& o) {
     refuse("--matmul-precision " + o.matmul_precision, "use --matmul-precision highest");
   }
   for (const char* flag :
-       {"--virtual-shards", "--checkpoint-dir", "--checkpoint-every", "--resume", "--trace"}) {
+       {"--virtual-shards", "--checkpoint-dir", "--checkpoint-every", "--resume"}) {
     if (app.count(flag) > 0) refuse(flag, "run without it");
   }
 }

@@ -27,7 +27,7 @@ struct Options {
   std::string checkpoint_dir;
   std::optional<int64_t> checkpoint_every;
   bool resume = false;
-  std::string trace;
+  std::string trace;    // empty: no timeline
   std::string log_dir;  // empty: no log files
   std::string report;   // empty: no report
 };

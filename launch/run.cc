@@ -21,6 +21,7 @@
 #include "lockstep/launch/report.h"
 #include "lockstep/launch/signals.h"
 #include "lockstep/launch/summary.h"
+#include "lockstep/launch/trace.h"
 
 namespace lockstep::launch {
 namespace {
@@ -62,14 +63,16 @@ void train_and_report(const CommandLine& line,
   const auto& o = line.options;
   const bool reporting = group->rank() == 0 && !o.report.empty();
   if (reporting) check_report_path(o.report);
+  if (group->rank() == 0 && !o.trace.empty()) check_trace_path(o.trace);
   manual_seed(o.seed);
   Job job(line, group);
   train(job);
   const Report report = job.finish();
   if (reporting) write_report(o.report, report);
-  group->barrier().wait();  // nobody leaves with success before the report is there
+  job.write_trace();
+  group->barrier().wait();  // nobody leaves with success before the files are there
   if (group->rank() == 0) {
-    const std::string text = format_summary(report, o.report);
+    const std::string text = format_summary(report, o.report, o.trace);
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   }

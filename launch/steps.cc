@@ -74,7 +74,9 @@ struct Steps::State {
   }
 
   void fetch() {
+    fetch_began = Clock::now();
     current = loader.next();
+    step_began = Clock::now();
     if (current && current->epoch != epoch) {
       epoch = current->epoch;
       epoch_changed = true;
@@ -83,6 +85,7 @@ struct Steps::State {
 
   void count() {
     const auto& report = current->report;
+    if (job.trace) job.trace->add(*current, fetch_began, step_began, Clock::now());
     if (epoch_changed) {
       job.epoch_loss_sum = 0.0;
       job.epoch_losses = 0;
@@ -119,7 +122,7 @@ struct Steps::State {
   data::Loader loader;
   std::optional<Progress> progress;
   std::optional<data::Step> current;
-  Clock::time_point start{};
+  Clock::time_point start{}, fetch_began{}, step_began{};
   Job::State::Seconds not_training_before{0};
   int64_t epoch = -1;
   bool epoch_changed = false;

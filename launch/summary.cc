@@ -27,7 +27,8 @@ std::string overlap_advice(const Report& r) {
       r.all_reduces_per_step);
 }
 
-std::string format_summary(const Report& r, const std::string& report_path) {
+std::string format_summary(const Report& r, const std::string& report_path,
+                           const std::string& trace_path) {
   std::string text;
   const auto line = [&](const char* what, const std::string& value) {
     text += fmt::format("{:<15}{}\n", what, value);
@@ -54,6 +55,7 @@ std::string format_summary(const Report& r, const std::string& report_path) {
   if (!r.weights_sha256.empty()) line("weights", "sha256 " + r.weights_sha256);
   if (!r.log.empty()) line("log", r.log);
   if (!report_path.empty()) line("report", report_path);
+  if (!trace_path.empty()) line("trace", trace_path);
   return text;
 }
 

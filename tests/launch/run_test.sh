@@ -37,6 +37,15 @@ case $case in
       grep -q '\[rank 0/'$ranks'\] epoch 2/2' "$dir/logs/rank_0000.log" || complain "log is empty"
       rm -r "$dir/logs"
     done
+    job 2 --trace "$dir/t.json"
+    succeeds
+    says "^trace          $dir/t.json$"
+    for rank in 0 1; do
+      grep -q '"pid":'$rank',.*"args":{"name":"rank '$rank' of 2"}' "$dir/t.json" ||
+        complain "rank $rank is not in the trace"
+      [ "$(grep -c '"name":"step [0-9]*".*"pid":'$rank, "$dir/t.json")" -eq 83 ] ||
+        complain "rank $rank's steps are not in the trace"
+    done
     ;;
   usage)
     alone --bogus
@@ -69,6 +78,10 @@ case $case in
       every_rank_says $ranks -1 'absent/r.json'
       silent 'epoch 1'
     done
+    job 2 --trace "$dir/absent/t.json"
+    fails
+    every_rank_says 2 -1 'absent/t.json'
+    silent 'epoch 1'
     job 2 --log-dir /proc/nowhere
     fails
     says 'error: .*/proc/nowhere'

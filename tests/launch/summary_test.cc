@@ -19,7 +19,7 @@ TEST(Summary, OfSeveralRanks) {
   r.exposed_communication_seconds_per_step = 0.0005;
   r.weights_sha256 = "abcd";
   r.log = "logs/rank_0000.log";
-  EXPECT_EQ(format_summary(r, "r.json"),
+  EXPECT_EQ(format_summary(r, "r.json", "t.json"),
             "trained        936 steps in 2 epochs on 2 ranks (cpu)\n"
             "train loss     0.2500\n"
             "test accuracy  91.23 %\n"
@@ -28,7 +28,8 @@ TEST(Summary, OfSeveralRanks) {
             "communication  88 % hidden behind backward (0.50 of 4.00 ms per step exposed)\n"
             "weights        sha256 abcd\n"
             "log            logs/rank_0000.log\n"
-            "report         r.json\n");
+            "report         r.json\n"
+            "trace          t.json\n");
 }
 
 TEST(Summary, OfOneRankWithoutExtras) {
