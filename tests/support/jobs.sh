@@ -14,15 +14,16 @@ dir=$(mktemp -d)  # the test's own
 trap 'rm -rf "$dir"' EXIT
 failures=0
 code=0
+took=0
 
 complain() {
   echo "FAILED: $*"
   failures=$((failures + 1))
 }
 
-# Keeps $code, $dir/out and $dir/err.
+# Keeps $code, $took, $dir/out and $dir/err.
 run_job() {
-  local limit=$1 begin=$SECONDS took
+  local limit=$1 begin=$SECONDS
   shift
   rm -f "$dir/ranks"
   echo "\$ $*"
