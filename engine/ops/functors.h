@@ -11,6 +11,8 @@
 // its op; p and q are the op's parameters, converted by whoever needs them.
 namespace lockstep::functor {
 
+// NOLINTBEGIN(readability-identifier-naming): functors bear the names of their ops
+
 #define LOCKSTEP_UNARY_FUNCTOR(op, expression)                     \
   struct op {                                                      \
     template <typename T>                                          \
@@ -162,6 +164,8 @@ struct where {
     return condition != T(0) ? a : b;
   }
 };
+
+// NOLINTEND(readability-identifier-naming)
 
 #undef LOCKSTEP_UNARY_FUNCTOR
 #undef LOCKSTEP_BINARY_FUNCTOR

@@ -172,9 +172,8 @@ Tensor with_probabilities(const Tensor& logits, const Tensor& target,
   losses = neg(sum(losses, {dim}));
   if (options.reduction == Reduction::kNone) return losses;
   const Tensor total = sum(losses);
-  return options.reduction == Reduction::kMean
-             ? div(total, static_cast<double>(logits.numel() / std::max<int64_t>(classes, 1)))
-             : total;
+  const int64_t rows = logits.numel() / std::max<int64_t>(classes, 1);
+  return options.reduction == Reduction::kMean ? div(total, static_cast<double>(rows)) : total;
 }
 
 }  // namespace
