@@ -90,10 +90,13 @@ void AccumulateGrad::apply(std::span<Tensor> gradients, std::span<Tensor>) {
   AutogradMeta& meta = leaf_.impl()->meta();
   if (!meta.requires_grad) return;  // frozen since forward
   Tensor gradient = run_hooks(std::move(gradients[0]));
-  if (meta.slot) {
-    accumulate_into_slot(*meta.slot, gradient);
-  } else {
-    accumulate_into_grad(meta, gradient);
+  {
+    const std::lock_guard lock(mutex_);
+    if (meta.slot) {
+      accumulate_into_slot(*meta.slot, gradient);
+    } else {
+      accumulate_into_grad(meta, gradient);
+    }
   }
   if (meta.post_accumulate_hooks) {
     const auto hooks = meta.post_accumulate_hooks->hooks;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <mutex>
+
 #include "lockstep/engine/autograd/node.h"
 
 namespace lockstep::autograd {
@@ -20,6 +22,7 @@ class AccumulateGrad final : public Node {
 
  private:
   Tensor leaf_;
+  std::mutex mutex_;  // threads may run backward into one leaf
 };
 
 // Throws unless what a tensor hook returned can stand for the gradient it was given.

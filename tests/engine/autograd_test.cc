@@ -229,6 +229,18 @@ TEST(Backward, ThreadsWithGraphsOfTheirOwn) {
   for (size_t t = 0; t < results.size(); ++t) EXPECT_EQ(results[t], 400.0 * static_cast<double>(t));
 }
 
+TEST(Backward, ThreadsLoseNothingOfACommonLeaf) {
+  const Tensor x = zeros({1000}, {.requires_grad = true});
+  constexpr int kThreads = 4, kTimes = 300;
+  const auto run = [&] {
+    for (int i = 0; i < kTimes; ++i) x.sum().backward();
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) threads.emplace_back(run);
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(list(x.grad()), Values(1000, kThreads * kTimes));
+}
+
 TEST(CreateGraph, SecondDerivative) {
   const Tensor x = leaf({1, 2, 3});
   const Tensor y = pow(x, 3).sum();
