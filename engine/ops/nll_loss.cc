@@ -60,14 +60,16 @@ Tensor put(const Tensor& g, const Tensor& positions, const Dims& sizes) {
   return index_add(flat, 0, positions, g).reshape(sizes);
 }
 
-struct NllLossBackward0 final : OpNode<2> {
+struct NllLossBackward0 final : OpNode<3> {
   Dims sizes;
   double divisor = 1;
   std::string_view name() const override { return "NllLossBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    const Tensor positions = saved(0), weights = saved(1);
+    const Tensor positions = saved(0), weights = saved(1), ignored = saved(2);
     Tensor g = div(neg(gradients[0]), divisor);
     g = weights.defined() ? mul(g, weights) : g.expand(positions.sizes());
+    // Not only by their weight 0: where every sample is ignored, the divisor is 0 too.
+    if (ignored.defined()) g = masked_fill(g, ignored, 0);
     results[0] = put(g, positions, sizes);
   }
 };
@@ -100,6 +102,7 @@ Tensor nll_of_rows(const Tensor& x, const Tensor& target, const ClassLossOptions
     node->divisor = divisor;
     node->save(0, targets.positions);
     node->save(1, weights);
+    node->save(2, targets.ignored);
   }
   return y;
 }

@@ -241,6 +241,17 @@ TEST(Backward, ThreadsLoseNothingOfACommonLeaf) {
   EXPECT_EQ(list(x.grad()), Values(1000, kThreads * kTimes));
 }
 
+TEST(Backward, NothingFromTargetsThatAreAllIgnored) {
+  const Tensor target = tensor({-100, -100});
+  for (double smoothing : {0.0, 0.1}) {
+    const Tensor x = leaf({1, 2, 3, 4, 5, 6});
+    const Tensor loss = cross_entropy(x.view({2, 3}), target, {.label_smoothing = smoothing});
+    EXPECT_TRUE(std::isnan(loss.item()));
+    loss.backward();
+    EXPECT_EQ(list(x.grad()), Values(6, 0.0)) << smoothing;
+  }
+}
+
 TEST(CreateGraph, SecondDerivative) {
   const Tensor x = leaf({1, 2, 3});
   const Tensor y = pow(x, 3).sum();
