@@ -13,26 +13,11 @@
 namespace lockstep::testing {
 namespace {
 
+using golden::dims;
+using golden::numbers;
 using Json = nlohmann::json;
 using Tensors = std::vector<Tensor>;
 using Call = std::function<Tensor(const Tensors&, const Json& args)>;
-
-double number(const Json& v) {
-  if (!v.is_string()) return v.get<double>();
-  return v == "nan" ? std::nan("") : (v == "inf" ? INFINITY : -INFINITY);
-}
-
-std::vector<double> numbers(const Json& list) {
-  std::vector<double> values;
-  for (const Json& v : list) values.push_back(v.is_boolean() ? v.get<bool>() : number(v));
-  return values;
-}
-
-Dims dims(const Json& list) {
-  Dims d;
-  for (const Json& n : list) d.push_back(n.get<int64_t>());
-  return d;
-}
 
 Tensor make(const Json& item, DType dtype) {
   const DType own =

@@ -15,26 +15,12 @@
 namespace lockstep::testing {
 namespace {
 
+using golden::dims;
+using golden::number;
+using golden::numbers;
 using Json = nlohmann::json;
 using Tensors = std::vector<Tensor>;
 using Call = std::function<Tensors(const Tensors&, const Json& args)>;
-
-double number(const Json& v) {
-  if (!v.is_string()) return v.get<double>();
-  return v == "nan" ? std::nan("") : (v == "inf" ? INFINITY : -INFINITY);
-}
-
-std::vector<double> numbers(const Json& list) {
-  std::vector<double> values;
-  for (const Json& v : list) values.push_back(v.is_boolean() ? v.get<bool>() : number(v));
-  return values;
-}
-
-Dims dims(const Json& list) {
-  Dims d;
-  for (const Json& n : list) d.push_back(n.get<int64_t>());
-  return d;
-}
 
 enum class Storage { kDense, kStrided };
 
