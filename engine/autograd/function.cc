@@ -6,6 +6,7 @@
 #include <cxxabi.h>
 
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep::autograd {
 
@@ -33,11 +34,19 @@ void FunctionNode::release_saved() {
   for (SavedTensor& s : context.saved_) s.reset();
 }
 
-void FunctionNode::finish(const std::vector<Tensor>& outputs, bool records) {
+void FunctionNode::finish(std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs,
+                          bool records) {
   if (records) {
-    for (const Tensor& y : outputs) {
+    for (auto y_at = outputs.begin(); y_at != outputs.end(); ++y_at) {
+      Tensor& y = *y_at;
       check<Error>(y.defined() && is_floating(y.dtype()),
                    "[{}] a recorded function returns floating tensors", name_);
+      const auto is_y = [&](const Tensor& t) { return t.is_same(y); };
+      if (std::any_of(inputs.begin(), inputs.end(), is_y) ||
+          std::any_of(outputs.begin(), y_at, is_y)) {
+        y = view_of(y, y.sizes(), y.strides(), y.storage_offset());
+      }
+      if (y.impl()->base) y.impl()->creation = ViewCreation::kFunction;
       set_history(y, Ptr<Node>(this));
     }
     for (const Tensor& t : context.to_save_) {

@@ -44,8 +44,10 @@ class FunctionNode final : public Node {
   std::string_view name() const override { return name_; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override;
   void release_saved() override;
-  // Ends forward: makes the outputs this node's and takes what was saved.
-  void finish(const std::vector<Tensor>& outputs, bool records);
+  // Ends forward of `inputs`: makes the outputs this node's and takes what was saved. An input that
+  // forward returned as it is, or an output that it returned twice, becomes a view of itself: a
+  // tensor has one history only.
+  void finish(std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs, bool records);
 
   FunctionContext context;
 
@@ -82,10 +84,12 @@ class Function {
   static auto apply(Args&&... args) {
     auto node = make_ptr<FunctionNode>(function_name(typeid(Derived)), &Derived::backward);
     bool records = false;
+    std::vector<Tensor> inputs;
     const auto visit = [&](const auto& argument) {
       if constexpr (std::is_same_v<std::remove_cvref_t<decltype(argument)>, Tensor>) {
         records = records || argument.requires_grad();
         node->add_edge(gradient_edge(argument));
+        inputs.push_back(argument);
       }
     };
     (visit(args), ...);
@@ -96,9 +100,11 @@ class Function {
     };
     auto result = call();
     if constexpr (std::is_same_v<decltype(result), Tensor>) {
-      node->finish({result}, records);
+      std::vector<Tensor> outputs = {std::move(result)};
+      node->finish(outputs, inputs, records);
+      result = std::move(outputs[0]);
     } else {
-      node->finish(result, records);
+      node->finish(result, inputs, records);
     }
     return result;
   }

@@ -98,6 +98,7 @@ void check_inplace(const Tensor& self) {
                "make a clone to get a normal tensor before doing inplace update.");
   if (!grad_enabled()) return;
   const auto& base = self.impl()->base;
+  if (base && (base->requires_grad() || self.requires_grad())) check_view_write(self);
   const bool view_of_leaf = base && base->requires_grad() && !base->autograd->grad_fn;
   check<Error>(
       !view_of_leaf,

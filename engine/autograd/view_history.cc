@@ -2,6 +2,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
@@ -122,7 +123,38 @@ struct CopySlices final : Node {
   }
 };
 
+// What is wrong with a write that gives `view` a new history; `indirect` if the write was to its
+// base or to another view of that.
+void check_creation(const TensorImpl& view, bool indirect) {
+  if (view.creation == ViewCreation::kRecorded) return;
+  const char* what = indirect ? "its base or another view of its base has been" : "is being";
+  if (view.creation == ViewCreation::kFunction) {
+    const auto& meta = view.autograd;
+    fail<Error>(
+        "Output {} of {} is a view and {} modified inplace. This view was created inside a custom "
+        "Function (or because an input was returned as-is) and the autograd logic to handle "
+        "view+inplace would override the custom backward associated with the custom Function, "
+        "leading to incorrect gradients. This behavior is forbidden. You can fix this by cloning "
+        "the output of the custom Function.",
+        meta ? meta->output_nr : 0, meta && meta->grad_fn ? meta->grad_fn->name() : "a function",
+        what);
+  }
+  const bool inference = view.creation == ViewCreation::kInferenceMode;
+  const char* block = inference ? "inference_mode" : "no_grad";
+  fail<Error>(
+      "A view was created in {} mode and {} modified inplace {}. Given that this use case is "
+      "ambiguous and error-prone, it is forbidden. You can clarify your code by moving both the "
+      "view and the inplace either both inside the {} block (if you don't want the inplace to be "
+      "tracked) or both outside (if you want the inplace to be tracked).",
+      inference ? "inference" : block, what,
+      inference ? "in normal mode" : "with grad mode enabled", block);
+}
+
 }  // namespace
+
+void check_view_write(const Tensor& view) {
+  if (view.impl()->base) check_creation(*view.impl(), false);
+}
 
 void rebase_through_view(const Tensor& view, const Ptr<Node>& node) {
   const Tensor base(view.impl()->base);
@@ -138,6 +170,7 @@ void rebase_through_view(const Tensor& view, const Ptr<Node>& node) {
 
 void regenerate_history(TensorImpl& view) {
   TensorImpl& base = *view.base;
+  check_creation(view, true);
   view.seen_epoch = base.autograd->history_epoch;
   auto node = make_ptr<AsStridedBackward0>();
   node->part = part_of(view);

@@ -11,6 +11,14 @@
 // base counts its rewrites (history_epoch), and a view knows the count that its history stands for.
 namespace lockstep::autograd {
 
+// Where a view was made. Only a recorded one can be written in place with a history, or get a new
+// history after such a write to its base: the others have none that could be continued, or one that
+// a custom function replaced by its own.
+enum class ViewCreation : uint8_t { kRecorded, kNoGrad, kInferenceMode, kFunction };
+
+// Throws PyTorch's error if `view` (or any other tensor) cannot be written in place with a history.
+void check_view_write(const Tensor& view);
+
 // After `node` wrote in place through `view`, a view of a base.
 void rebase_through_view(const Tensor& view, const Ptr<Node>& node);
 

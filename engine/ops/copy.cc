@@ -93,6 +93,7 @@ void add_into(const char* name, const Tensor& self, const Operand& other, double
   autograd::check_inplace(self);
   Ptr<InplaceLinear> node;
   if (autograd::grad_enabled() && (self.requires_grad() || source)) {
+    autograd::check_view_write(self);
     node = make_ptr<InplaceLinear>();
     node->alpha = alpha;
     node->label = label;
@@ -118,6 +119,7 @@ void scale_into(const char* name, const Tensor& self, const Operand& other, bool
   autograd::check_inplace(self);
   Ptr<InplaceScale> node;
   if (autograd::grad_enabled() && (self.requires_grad() || source)) {
+    autograd::check_view_write(self);
     node = make_ptr<InplaceScale>();
     node->divides = divides;
     node->add_edge(autograd::gradient_edge(self));
@@ -222,6 +224,7 @@ const Tensor& Tensor::copy_(const Tensor& source) const {
   autograd::check_inplace(*this);
   Ptr<CopyBackwards> node;
   if (autograd::grad_enabled() && (requires_grad() || source.requires_grad())) {
+    autograd::check_view_write(*this);
     node = make_ptr<CopyBackwards>();
     node->add_edge(autograd::gradient_edge(*this));
     node->add_edge(autograd::gradient_edge(source));

@@ -107,6 +107,7 @@ const Tensor& Tensor::index_put_(const std::vector<Tensor>& indices, const Tenso
   check_values(*this, values, places);
   autograd::check_inplace(*this);
   const auto node = node_for(*this, places, values, accumulate);
+  if (node) autograd::check_view_write(*this);
   backend_of(*this).copy(*this,
                          put(detach(), places, values.detach().expand(places.sizes()), accumulate));
   autograd::bump_version(*this);

@@ -1,4 +1,5 @@
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/autograd/view_history.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
@@ -42,6 +43,7 @@ const Tensor& masked_fill_in_place(const Tensor& self, const Tensor& mask, const
   Ptr<MaskedFillBackward0> node;
   if (autograd::grad_enabled() &&
       (self.requires_grad() || (number.defined() && number.requires_grad()))) {
+    autograd::check_view_write(self);
     node = make_ptr<MaskedFillBackward0>();
     node->add_edge(autograd::gradient_edge(self));
     node->add_edge(autograd::gradient_edge(number));

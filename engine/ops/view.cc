@@ -199,6 +199,13 @@ Tensor view_of(const Tensor& source, const Dims& sizes, const Dims& strides, int
   view.base = source.impl()->base ? source.impl()->base : Ptr<TensorImpl>(source.impl());
   source.impl()->sync_with_base();
   view.seen_epoch = view.base->autograd ? view.base->autograd->history_epoch : 0;
+  view.inference = source.impl()->inference;
+  using autograd::ViewCreation;
+  view.creation = source.impl()->base ? source.impl()->creation : ViewCreation::kRecorded;
+  if (view.creation == ViewCreation::kRecorded && !autograd::grad_enabled()) {
+    view.creation =
+        autograd::inference_mode_enabled() ? ViewCreation::kInferenceMode : ViewCreation::kNoGrad;
+  }
   return y;
 }
 

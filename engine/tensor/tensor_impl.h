@@ -87,6 +87,7 @@ struct TensorImpl final : RefCounted {
   bool inference = false;   // made in inference mode
   Ptr<TensorImpl> base;     // the tensor that this one is a view of
   uint32_t seen_epoch = 0;  // the base's history_epoch that this view's history stands for
+  autograd::ViewCreation creation = autograd::ViewCreation::kRecorded;  // of a view
   std::unique_ptr<autograd::AutogradMeta> autograd;
 };
 

@@ -99,6 +99,76 @@ TEST(Function, NoticesSavedTensorsThatChanged) {
             std::string::npos);
 }
 
+struct DoubledGradient {
+  static std::vector<Tensor> backward(autograd::FunctionContext&, const std::vector<Tensor>& g) {
+    return {g[0] * 2};
+  }
+};
+struct SameInput : DoubledGradient, autograd::Function<SameInput> {
+  static Tensor forward(autograd::FunctionContext& context, const Tensor& x) {
+    context.save_for_backward({x});
+    return x;
+  }
+};
+struct ViewOfInput : DoubledGradient, autograd::Function<ViewOfInput> {
+  static Tensor forward(autograd::FunctionContext&, const Tensor& x) { return x.view(x.sizes()); }
+};
+struct SameTwice : autograd::Function<SameTwice> {
+  static std::vector<Tensor> forward(autograd::FunctionContext&, const Tensor& x) {
+    const Tensor y = x * 2;
+    return {y, y};
+  }
+  static std::vector<Tensor> backward(autograd::FunctionContext&, const std::vector<Tensor>& g) {
+    return {g[0] + g[1] * 5};
+  }
+};
+
+TEST(Function, LeavesAnInputThatItReturnsAlone) {
+  const Tensor x = tensor({1.0, 1.0}, {.requires_grad = true});
+  const Tensor h = x * 3;
+  const Tensor y = SameInput::apply(h);
+  EXPECT_FALSE(y.is_same(h));
+  EXPECT_EQ(h.grad_fn()->name(), "MulBackward0");
+  EXPECT_EQ(y.grad_fn()->name(), "SameInputBackward");
+  (y.sum() + h.sum()).backward();
+  EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{9, 9}));
+  const Tensor leaf = tensor({1.0}, {.requires_grad = true});
+  SameInput::apply(leaf).backward();
+  EXPECT_TRUE(leaf.is_leaf());
+  EXPECT_EQ(leaf.grad().to_vector(), (std::vector<double>{2}));
+}
+
+TEST(Function, TellsAnOutputThatItReturnsTwiceApart) {
+  const Tensor x = tensor({1.0}, {.requires_grad = true});
+  const auto y = SameTwice::apply(x);
+  (y[0] * 2 + y[1] * 3).backward();
+  EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{2 + 5 * 3}));
+}
+
+TEST(Function, ItsViewsCannotBeWrittenInPlace) {
+  const auto text = [](const std::string& node, const std::string& what) {
+    return "Output 0 of " + node + " is a view and " + what +
+           " modified inplace. This view was created inside a custom Function (or because an input "
+           "was returned as-is) and the autograd logic to handle view+inplace would override the "
+           "custom backward associated with the custom Function, leading to incorrect gradients. "
+           "This behavior is forbidden. You can fix this by cloning the output of the custom "
+           "Function.";
+  };
+  const Tensor x = tensor({1.0, 2.0}, {.requires_grad = true}) * 1;
+  EXPECT_EQ(error_of([&] { ViewOfInput::apply(x).mul_(3); }),
+            text("ViewOfInputBackward", "is being"));
+  EXPECT_EQ(error_of([&] { SameInput::apply(x).mul_(3); }), text("SameInputBackward", "is being"));
+  EXPECT_EQ(error_of([&] {
+              ViewOfInput::apply(x).view({2, 1}).mul_(3);
+            }),
+            text("ViewBackward0", "is being"));
+  EXPECT_EQ(x.to_vector(), (std::vector<double>{1, 2}));  // none of them wrote
+  const Tensor y = ViewOfInput::apply(x);
+  x.mul_(3);
+  EXPECT_EQ(error_of([&] { y.grad_fn(); }),
+            text("ViewOfInputBackward", "its base or another view of its base has been"));
+}
+
 TEST(Checkpoint, GivesTheSameGradientsWithTheSameRandomNumbers) {
   manual_seed(3);
   const Tensor w = leaf({4, 4}), x = leaf({2, 4});

@@ -2,10 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include "lockstep/engine/autograd/backward.h"
+#include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/gradcheck.h"
 #include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/random.h"
+
+#include "engine/throws.h"
 
 namespace lockstep {
 namespace {
@@ -54,6 +58,49 @@ TEST(ViewWrites, OfAViewMadeBeforeTheBaseWasWritten) {
   y.mul_(3);
   first.backward();
   EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{3, 0}));
+}
+
+TEST(ViewWrites, OfAViewMadeWithoutGradAreRefused) {
+  const auto text = [](const std::string& mode, const std::string& what, const std::string& block) {
+    return "A view was created in " + mode + " mode and " + what +
+           ". Given that this use case is ambiguous and error-prone, it is forbidden. You can "
+           "clarify your code by moving both the view and the inplace either both inside the " +
+           block +
+           " block (if you don't want the inplace to be tracked) or both outside (if you want the "
+           "inplace to be tracked).";
+  };
+  const std::string no_grad =
+      text("no_grad", "is being modified inplace with grad mode enabled", "no_grad");
+  const auto view_of = [](const Tensor& x) {
+    const autograd::NoGrad guard;
+    return x.view({3, 1});
+  };
+  const Tensor leaf = ones({3}, {.requires_grad = true}), x = leaf * 2, plain = ones({3});
+  const Tensor w = ones({3, 1}, {.requires_grad = true});
+  EXPECT_ERROR(view_of(x).mul_(2), no_grad);
+  EXPECT_ERROR(view_of(leaf).mul_(2), no_grad);
+  EXPECT_ERROR(view_of(x).view({3}).mul_(2), no_grad);
+  EXPECT_ERROR(view_of(plain).mul_(w), no_grad);
+  EXPECT_ERROR(view_of(plain).add_(w), no_grad);
+  EXPECT_ERROR(view_of(plain).copy_(w), no_grad);
+  EXPECT_EQ(plain.to_vector(), (std::vector<double>{1, 1, 1}));  // none of them wrote
+  view_of(plain).mul_(2);                                        // has nothing to track
+  EXPECT_EQ(plain.to_vector(), (std::vector<double>{2, 2, 2}));
+
+  Tensor inferred;
+  {
+    const autograd::InferenceMode guard;
+    inferred = x.view({3});
+  }
+  EXPECT_ERROR(inferred.mul_(2),
+               text("inference", "is being modified inplace in normal mode", "inference_mode"));
+  const Tensor stale = view_of(x);
+  x.mul_(2);
+  EXPECT_ERROR(stale.requires_grad(),
+               text("no_grad",
+                    "its base or another view of its base has been modified inplace with grad mode "
+                    "enabled",
+                    "no_grad"));
 }
 
 TEST(ViewWrites, DifferentiateTwice) {
