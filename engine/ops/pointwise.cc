@@ -161,11 +161,19 @@ Tensor record(Tensor y, const std::array<Operand, kArity>& operands,
   return y;
 }
 
-template <typename NodeType>
+// `plain` makes the same values without writing.
+template <typename NodeType, typename Plain>
 const Tensor& in_place(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self,
-                       double p, double q) {
+                       double p, double q, Plain&& plain) {
   autograd::check_inplace(self);
   constexpr unsigned kSaved = NodeType::kSaves[0];
+  if constexpr ((kSaved & kY) != 0) {
+    // The node of a write through a view is hidden in the base's CopySlices, where it cannot
+    // differentiate what it saved of its result; that of a copy can.
+    if (self.impl()->base && autograd::grad_enabled() && self.requires_grad()) {
+      return self.copy_(plain());
+    }
+  }
   Ptr<NodeType> node;
   if (autograd::grad_enabled() && self.requires_grad()) {
     node = make_ptr<NodeType>();
@@ -223,7 +231,8 @@ const Tensor& in_place(PointwiseOp op, const char* name, DTypes dtypes, const Te
     return record<op##_node, 1>(y, {x}, op##_node::kSaves, 0, 0);                         \
   }                                                                                       \
   const Tensor& op##_(const Tensor& x) {                                                  \
-    return in_place<op##_node>(PointwiseOp::k_##op, #op "_", DTypes::dtypes, x, 0, 0);    \
+    return in_place<op##_node>(PointwiseOp::k_##op, #op "_", DTypes::dtypes, x, 0, 0,     \
+                               [&] { return op(x); });                                    \
   }
 #define LOCKSTEP_DEFINE_Unary1(op, dtypes, Name, saved, gradient)                         \
   namespace {                                                                             \
@@ -234,7 +243,8 @@ const Tensor& in_place(PointwiseOp op, const char* name, DTypes dtypes, const Te
     return record<op##_node, 1>(y, {x}, op##_node::kSaves, p, 0);                         \
   }                                                                                       \
   const Tensor& op##_(const Tensor& x, double p) {                                        \
-    return in_place<op##_node>(PointwiseOp::k_##op, #op "_", DTypes::dtypes, x, p, 0);    \
+    return in_place<op##_node>(PointwiseOp::k_##op, #op "_", DTypes::dtypes, x, p, 0,     \
+                               [&] { return op(x, p); });                                 \
   }
 #define LOCKSTEP_DEFINE_Unary2(op, dtypes, Name, saved, gradient)                         \
   namespace {                                                                             \
@@ -245,7 +255,8 @@ const Tensor& in_place(PointwiseOp op, const char* name, DTypes dtypes, const Te
     return record<op##_node, 1>(y, {x}, op##_node::kSaves, p, q);                         \
   }                                                                                       \
   const Tensor& op##_(const Tensor& x, double p, double q) {                              \
-    return in_place<op##_node>(PointwiseOp::k_##op, #op "_", DTypes::dtypes, x, p, q);    \
+    return in_place<op##_node>(PointwiseOp::k_##op, #op "_", DTypes::dtypes, x, p, q,     \
+                               [&] { return op(x, p, q); });                              \
   }
 #define LOCKSTEP_BINARY_BODY(op, dtypes, p, q)                                              \
   const Tensor y = pointwise::binary(PointwiseOp::k_##op, #op, DTypes::dtypes, a, b, p, q); \

@@ -103,6 +103,20 @@ TEST(ViewWrites, OfAViewMadeWithoutGradAreRefused) {
                     "no_grad"));
 }
 
+TEST(ViewWrites, DifferentiateTwiceWhatSavedItsResult) {
+  const Tensor x = ones({3, 3}, {.requires_grad = true});
+  const Tensor b = x * 1.0;
+  b[0].relu_();
+  b[1].exp_();
+  const auto g = autograd::grad((b * b).sum(), {x}, {.create_graph = true})[0];
+  const auto second = autograd::grad((g * g).sum(), {x})[0].to_vector();
+  // g = 2 x and 2 exp(2x), so d(g^2) = 8 x and 16 exp(4x).
+  for (size_t i = 0; i < 9; ++i) {
+    const double expected = i / 3 == 1 ? 16 * std::exp(4.0) : 8.0;
+    EXPECT_NEAR(second[i], expected, 1e-5 * expected) << i;
+  }
+}
+
 TEST(ViewWrites, DifferentiateTwice) {
   manual_seed(1);
   const auto function = [](const std::vector<Tensor>& in) {
