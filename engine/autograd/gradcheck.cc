@@ -1,5 +1,6 @@
 #include "lockstep/engine/autograd/gradcheck.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "lockstep/engine/autograd/backward.h"
@@ -52,6 +53,10 @@ std::vector<std::vector<double>> analytical(const Tensor& output, const Tensor& 
 
 void gradcheck(const DifferentiableFunction& function, const std::vector<Tensor>& inputs,
                GradcheckOptions options) {
+  check(
+      std::any_of(inputs.begin(), inputs.end(), [](const Tensor& x) { return x.requires_grad(); }),
+      "gradcheck expects at least one input tensor to require gradient, but none of the them "
+      "have requires_grad=True.");
   const std::vector<Tensor> leaves = as_leaves(inputs);
   const Tensor output = function(leaves);
   check(output.defined() && output.dtype() == DType::kFloat64,

@@ -169,6 +169,13 @@ TEST(Function, ItsViewsCannotBeWrittenInPlace) {
             text("ViewOfInputBackward", "its base or another view of its base has been"));
 }
 
+TEST(Gradcheck, NeedsAnInputThatRequiresGrad) {
+  const auto same = [](const std::vector<Tensor>& in) { return in[0]; };
+  EXPECT_EQ(error_of([&] { autograd::gradcheck(same, {ones({2})}); }),
+            "gradcheck expects at least one input tensor to require gradient, but none of the them "
+            "have requires_grad=True.");
+}
+
 TEST(Checkpoint, GivesTheSameGradientsWithTheSameRandomNumbers) {
   manual_seed(3);
   const Tensor w = leaf({4, 4}), x = leaf({2, 4});
