@@ -38,11 +38,6 @@ struct ClampBackward0 final : autograd::OpNode<3> {
   }
 };
 
-// Beyond every number of the dtype.
-double end_of(DType dtype) {
-  return is_floating(dtype) ? INFINITY : (dtype == DType::kInt64 ? 0x1p63 - 1024 : 0x1p31 - 1);
-}
-
 }  // namespace
 
 Tensor clamp(const Tensor& x, const Tensor& low, const Tensor& high) {
@@ -68,7 +63,7 @@ Tensor clamp(const Tensor& x, const Tensor& low, const Tensor& high) {
   return y;
 }
 
-Tensor clamp_min(const Tensor& x, double low) { return clamp(x, low, end_of(x.dtype())); }
-Tensor clamp_max(const Tensor& x, double high) { return clamp(x, -end_of(x.dtype()), high); }
+Tensor clamp_min(const Tensor& x, double low) { return clamp(x, low, INFINITY); }
+Tensor clamp_max(const Tensor& x, double high) { return clamp(x, -INFINITY, high); }
 
 }  // namespace lockstep

@@ -122,8 +122,12 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
   check(x.dim() == 4 && weight.dim() == 4,
         "[conv2d] expects x (N, C, H, W) and weight (O, C / groups, KH, KW), got {} and {}",
         x.sizes().str(), weight.sizes().str());
-  check(params.groups >= 1 && weight.size(0) % params.groups == 0 &&
-            x.size(1) == weight.size(1) * params.groups,
+  check(params.groups >= 1, "[conv2d] groups must be positive, got {}", params.groups);
+  check(weight.size(0) % params.groups == 0,
+        "Given groups={}, expected weight to be divisible by {} at dimension 0, but got weight of "
+        "size {} instead",
+        params.groups, params.groups, weight.sizes().str());
+  check(x.size(1) == weight.size(1) * params.groups,
         "Given groups={}, weight of size {}, expected input{} to have {} channels, but got {} "
         "channels instead",
         params.groups, weight.sizes().str(), x.sizes().str(), weight.size(1) * params.groups,

@@ -249,6 +249,7 @@ const Tensor& Tensor::fill_(Scalar value) const {
 }
 
 const Tensor& Tensor::add_(const Tensor& other, Scalar alpha) const {
+  pointwise::check_alpha(*this, other, alpha);
   add_into("add_", *this, other, alpha.to<double>(), "AddBackward0");
   return *this;
 }
@@ -257,6 +258,7 @@ const Tensor& Tensor::add_(Scalar other) const {
   return *this;
 }
 const Tensor& Tensor::sub_(const Tensor& other, Scalar alpha) const {
+  pointwise::check_alpha(*this, other, alpha);
   add_into("sub_", *this, other, -alpha.to<double>(), "SubBackward0");
   return *this;
 }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include "lockstep/engine/ops/pointwise_math.h"
@@ -10,6 +11,20 @@
 // The arithmetic of every pointwise op, compiled for host and device alike. A functor is named like
 // its op; p and q are the op's parameters, converted by whoever needs them.
 namespace lockstep::functor {
+
+// A bound as T, saturated where T is an integer type: no number of T lies beyond it.
+template <typename T>
+LOCKSTEP_HD T bound(double p) {
+  if constexpr (std::is_integral_v<T>) {
+    if (!(p > static_cast<double>(std::numeric_limits<T>::lowest()))) {
+      return std::numeric_limits<T>::lowest();
+    }
+    if (p >= static_cast<double>(std::numeric_limits<T>::max())) {
+      return std::numeric_limits<T>::max();
+    }
+  }
+  return static_cast<T>(p);
+}
 
 // NOLINTBEGIN(readability-identifier-naming): functors bear the names of their ops
 
@@ -50,7 +65,9 @@ LOCKSTEP_UNARY_FUNCTOR(tanh, std::tanh(x))
 LOCKSTEP_UNARY_FUNCTOR(sigmoid, T(1) / (T(1) + math::exp(-x)))
 LOCKSTEP_UNARY_FUNCTOR(relu, x < T(0) ? T(0) : x)  // keeps NaN
 // The upper bound wins where they cross.
-LOCKSTEP_UNARY_FUNCTOR(clamp, x < T(p) ? (T(p) > T(q) ? T(q) : T(p)) : (x > T(q) ? T(q) : x))
+LOCKSTEP_UNARY_FUNCTOR(clamp, x < bound<T>(p)
+                                  ? (bound<T>(p) > bound<T>(q) ? bound<T>(q) : bound<T>(p))
+                                  : (x > bound<T>(q) ? bound<T>(q) : x))
 LOCKSTEP_UNARY_FUNCTOR(rsqrt, T(1) / std::sqrt(x))
 LOCKSTEP_UNARY_FUNCTOR(log1p, std::log1p(x))
 LOCKSTEP_UNARY_FUNCTOR(expm1, std::expm1(x))
@@ -61,7 +78,8 @@ LOCKSTEP_UNARY_FUNCTOR(silu, x / (T(1) + math::exp(-x)))
 LOCKSTEP_UNARY_FUNCTOR(softplus, x* T(p) > T(q) ? x : std::log1p(math::exp(x * T(p))) / T(p))
 LOCKSTEP_UNARY_FUNCTOR(leaky_relu, x > T(0) ? x : x * T(p))
 LOCKSTEP_UNARY_FUNCTOR(elu, x > T(0) ? x : T(p) * std::expm1(x))
-LOCKSTEP_UNARY_FUNCTOR(hardtanh, x < T(p) ? T(p) : (x > T(q) ? T(q) : x))
+LOCKSTEP_UNARY_FUNCTOR(hardtanh,
+                       x < bound<T>(p) ? bound<T>(p) : (x > bound<T>(q) ? bound<T>(q) : x))
 
 // x P(X < x) of a standard normal X (Hendrycks and Gimpel, arXiv 1606.08415), and the paper's
 // approximation of it by tanh.
@@ -82,6 +100,7 @@ struct pow_scalar {
     if (p == 1.0) return x;
     if constexpr (std::is_floating_point_v<T>) {
       if (p == 0.5) return std::sqrt(x);  // as PyTorch; differs at -0 and -inf
+      if (p == -0.5) return T(1) / std::sqrt(x);
       return std::pow(x, static_cast<T>(p));
     } else {
       T result = 1;
@@ -101,11 +120,11 @@ LOCKSTEP_BINARY_FUNCTOR(mul, a* b)
 LOCKSTEP_BINARY_FUNCTOR(div, a / b)
 LOCKSTEP_BINARY_FUNCTOR(maximum, a != a ? a : (a > b ? a : b))
 LOCKSTEP_BINARY_FUNCTOR(minimum, a != a ? a : (a < b ? a : b))
-LOCKSTEP_BINARY_FUNCTOR(relu_backward, b > T(0) ? a : T(0))
+LOCKSTEP_BINARY_FUNCTOR(relu_backward, b <= T(0) ? T(0) : a)  // at NaN too
 LOCKSTEP_BINARY_FUNCTOR(sigmoid_backward, a*(b*(T(1) - b)))
 LOCKSTEP_BINARY_FUNCTOR(tanh_backward, a*(T(1) - b * b))
-LOCKSTEP_BINARY_FUNCTOR(clamp_backward, b >= T(p) && b <= T(q) ? a : T(0))
-LOCKSTEP_BINARY_FUNCTOR(hardtanh_backward, b <= T(p) || b >= T(q) ? T(0) : a)
+LOCKSTEP_BINARY_FUNCTOR(clamp_backward, b >= bound<T>(p) && b <= bound<T>(q) ? a : T(0))
+LOCKSTEP_BINARY_FUNCTOR(hardtanh_backward, b <= bound<T>(p) || b >= bound<T>(q) ? T(0) : a)
 LOCKSTEP_BINARY_FUNCTOR(leaky_relu_backward, b > T(0) ? a : a * T(p))
 LOCKSTEP_BINARY_FUNCTOR(elu_backward, b > T(0) ? a : a * T(p) * math::exp(b))
 LOCKSTEP_BINARY_FUNCTOR(softplus_backward, b* T(p) > T(q) ? a : a / (T(1) + math::exp(-b * T(p))))

@@ -40,10 +40,10 @@ struct SavedOperand {
   }
 };
 
-// d max(a, b) / d a, halved on ties as in PyTorch. For min the arguments change places, and the
-// last one says which of them is differentiated.
+// d max(a, b) / d a, halved on ties and whole where either is NaN, as in PyTorch. For min the
+// arguments change places, and the last one says which of them is differentiated.
 Tensor extreme_gradient(const Tensor& g, const Operand& winner, const Operand& loser) {
-  return where(gt(winner, loser), g, where(eq(winner, loser), mul(g, 0.5), zeros_like(g)));
+  return where(lt(winner, loser), zeros_like(g), where(eq(winner, loser), mul(g, 0.5), g));
 }
 Tensor extreme_gradient(const Tensor& g, const Operand& winner, const Operand& loser,
                         const Operand&) {

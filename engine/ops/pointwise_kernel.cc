@@ -1,6 +1,7 @@
 #include "lockstep/engine/ops/pointwise_kernel.h"
 
 #include <array>
+#include <cmath>
 
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/backend.h"
@@ -153,6 +154,14 @@ bool overlaps_otherwise(const Tensor& self, const Tensor& t) {
            self.strides() == t.strides());
 }
 
+bool is_fraction(double x) { return !std::isinf(x) && x != std::trunc(x); }  // or NaN
+
+// Integers between bounds that are not integers become floating.
+DTypes dtypes_of_unary(PointwiseOp op, DTypes dtypes, double p, double q) {
+  const bool bounds = op == PointwiseOp::k_clamp || op == PointwiseOp::k_hardtanh;
+  return bounds && (is_fraction(p) || is_fraction(q)) ? DTypes::kFloating : dtypes;
+}
+
 template <size_t kInputs>
 Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
            const std::array<Operand, kInputs>& operands, double p, double q, const Tensor* self) {
@@ -253,7 +262,7 @@ DType result_type(std::span<const Operand> operands) {
 }
 
 Tensor unary(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& x, double p, double q) {
-  return run<1>(op, name, dtypes, {Operand(x)}, p, q, nullptr);
+  return run<1>(op, name, dtypes_of_unary(op, dtypes, p, q), {Operand(x)}, p, q, nullptr);
 }
 
 Tensor binary(PointwiseOp op, const char* name, DTypes dtypes, const Operand& a, const Operand& b,
@@ -281,12 +290,17 @@ Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
 
 void unary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self, double p,
                 double q) {
-  run<1>(op, name, dtypes, {Operand(self)}, p, q, &self);
+  run<1>(op, name, dtypes_of_unary(op, dtypes, p, q), {Operand(self)}, p, q, &self);
 }
 
 void binary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self,
                  const Operand& other, double p, double q) {
   run<2>(op, name, dtypes, {Operand(self), other}, p, q, &self);
+}
+
+void check_alpha(const Tensor& a, const Tensor& b, Scalar alpha) {
+  check(!alpha.is_floating() || is_floating(a.dtype()) || is_floating(b.dtype()),
+        "For integral input tensors, argument alpha must not be a floating point number.");
 }
 
 }  // namespace lockstep::pointwise

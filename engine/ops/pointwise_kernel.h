@@ -23,4 +23,7 @@ void binary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& 
 // deciding only within a higher category.
 DType result_type(std::span<const Operand> operands);
 
+// Throws if alpha of a + alpha b is a floating number and both a and b are of integers.
+void check_alpha(const Tensor& a, const Tensor& b, Scalar alpha);
+
 }  // namespace lockstep::pointwise

@@ -1,5 +1,6 @@
 // The members of Tensor that are pointwise ops.
 #include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/pointwise_kernel.h"
 
 namespace lockstep {
 
@@ -62,10 +63,12 @@ Tensor scaled_sum(const Tensor& a, const Tensor& b, double alpha) {
 }  // namespace
 
 Tensor Tensor::add(const Tensor& other, Scalar alpha) const {
+  pointwise::check_alpha(*this, other, alpha);
   return scaled_sum(*this, other, alpha.to<double>());
 }
 Tensor Tensor::add(Scalar other) const { return lockstep::add(*this, other); }
 Tensor Tensor::sub(const Tensor& other, Scalar alpha) const {
+  pointwise::check_alpha(*this, other, alpha);
   const auto factor = alpha.to<double>();
   return factor == 1 ? lockstep::sub(*this, other) : scaled_sum(*this, other, -factor);
 }

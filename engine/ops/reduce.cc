@@ -1,6 +1,7 @@
 #include "lockstep/engine/ops/reduce.h"
 
 #include <array>
+#include <cmath>
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
@@ -92,7 +93,9 @@ struct ExtremeBackward1 final : OpNode<2> {
   std::string_view name() const override { return label; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     const Tensor x = saved(0);
-    const Tensor mask = eq(x, saved(1)).to(x.dtype());
+    const Tensor y = saved(1);
+    const bool nan = std::isnan(y.to(DType::kFloat64).item());  // of which all NaNs have a share
+    const Tensor mask = (nan ? ne(x, x) : eq(x, y)).to(x.dtype());
     results[0] = mul(mask, div(gradients[0], sum(mask)));
   }
 };

@@ -88,8 +88,13 @@ struct VectorNormBackward final : ReduceNode {
       const Tensor hit = eq(abs(x), y).to(x.dtype());
       results[0] = mul(mul(sign(x), hit), div(g, sum(hit, dims, true)));
     } else {
-      const Tensor scaled = mul(sign(x), masked_fill(pow(abs(x), p - 1), eq(x, 0), 0));
-      results[0] = mul(scaled, mul(g, masked_fill(pow(y, 1 - p), eq(y, 0), 0)));
+      // 0 at zeros. They are masked before the powers too, whose own derivatives are infinite
+      // there.
+      const auto power = [](const Tensor& t, double exponent) {
+        const Tensor zero = eq(t, 0);
+        return masked_fill(pow(masked_fill(t, zero, 1), exponent), zero, 0);
+      };
+      results[0] = mul(mul(sign(x), power(abs(x), p - 1)), mul(g, power(y, 1 - p)));
     }
   }
 };

@@ -338,8 +338,13 @@ Tensor Tensor::expand(const Dims& wanted) const {
 Tensor Tensor::narrow(int64_t dim, int64_t start, int64_t length) const {
   const int d = wrap_dim(dim, this->dim());
   check(this->dim() > 0, "narrow() cannot be applied to a 0-dim tensor.");
-  check(length >= 0 && start >= 0 && start + length <= size(d),
-        "start ({}) + length ({}) exceeds dimension size ({}).", start, length, size(d));
+  const int64_t n = size(d);
+  check(start >= -n && start <= n,
+        "Dimension out of range (expected to be in range of [{}, {}], but got {})", -n, n - 1,
+        start);
+  if (start < 0) start += n;
+  check(length >= 0 && start + length <= n, "start ({}) + length ({}) exceeds dimension size ({}).",
+        start, length, n);
   return take_slice(*this, {d, start, 1, length});
 }
 

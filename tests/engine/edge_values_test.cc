@@ -1,0 +1,128 @@
+// Values and gradients at NaN, signed zeros, infinities and the ends of the integers, all of them
+// PyTorch's.
+#include <cmath>
+#include <cstdint>
+
+#include <gtest/gtest.h>
+
+#include "lockstep/engine/autograd/backward.h"
+#include "lockstep/engine/ops/ops.h"
+
+#include "engine/throws.h"
+
+namespace lockstep::testing {
+namespace {
+
+using Values = std::vector<double>;
+constexpr double kNan = NAN, kInf = INFINITY;
+
+Tensor leaf(std::initializer_list<double> values) {
+  return tensor(values, {.requires_grad = true, .dtype = DType::kFloat64});
+}
+
+Values gradient(const Tensor& y, const Tensor& x) {
+  return autograd::grad(y.sum(), {x}, {.retain_graph = true})[0].to_vector();
+}
+
+// As EXPECT_EQ, but NaN equals NaN and -0 is not 0.
+void expect_same(const Values& got, const Values& expected) {
+  ASSERT_EQ(got.size(), expected.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (std::isnan(expected[i])) {
+      EXPECT_TRUE(std::isnan(got[i])) << i << ": " << got[i];
+    } else {
+      EXPECT_EQ(got[i], expected[i]) << i;
+      EXPECT_EQ(std::signbit(got[i]), std::signbit(expected[i])) << i;
+    }
+  }
+}
+
+TEST(EdgeValues, ReluPassesTheGradientAtNan) {
+  const Tensor x = leaf({kNan, 0, -0.0, 1, -1});
+  expect_same(gradient(relu(x), x), {1, 0, 0, 1, 0});
+}
+
+TEST(EdgeValues, MaximumAndMinimumPassTheGradientToBothAtNan) {
+  const Tensor a = leaf({kNan, 1, kNan, 2, 2}), b = leaf({1, kNan, kNan, 2, 3});
+  expect_same(maximum(a, b).to_vector(), {kNan, kNan, kNan, 2, 3});
+  expect_same(gradient(maximum(a, b), a), {1, 1, 1, 0.5, 0});
+  expect_same(gradient(maximum(a, b), b), {1, 1, 1, 0.5, 1});
+  expect_same(minimum(a, b).to_vector(), {kNan, kNan, kNan, 2, 2});
+  expect_same(gradient(minimum(a, b), a), {1, 1, 1, 0.5, 1});
+  expect_same(gradient(minimum(a, b), b), {1, 1, 1, 0.5, 0});
+}
+
+TEST(EdgeValues, NansShareTheGradientOfTheExtremeOfAll) {
+  const Tensor x = leaf({1, kNan, 2, kNan}), y = leaf({1, 2, 2});
+  expect_same(gradient(max(x), x), {0, 0.5, 0, 0.5});
+  expect_same(gradient(min(x), x), {0, 0.5, 0, 0.5});
+  expect_same(gradient(max(y), y), {0, 0.5, 0.5});
+}
+
+TEST(EdgeValues, RootsAreThoseOfSqrt) {
+  const Tensor x = leaf({-0.0, -kInf, 0, kInf, 4});
+  expect_same(pow(x, 0.5).to_vector(), {-0.0, kNan, 0, kInf, 2});
+  expect_same(gradient(pow(x, 0.5), x), {-kInf, kNan, kInf, 0, 0.25});
+  expect_same(pow(x, -0.5).to_vector(), {-kInf, kNan, kInf, 0, 0.5});
+  expect_same(gradient(pow(x, -0.5), x), {-kInf, -0.0, -kInf, -0.0, -0.0625});
+}
+
+TEST(EdgeValues, SecondDerivativeOfThe3NormAtTheOrigin) {
+  const Tensor x = leaf({0, 0, 0});
+  const Tensor g = autograd::grad(norm(x, 3), {x}, {.create_graph = true})[0];
+  EXPECT_EQ(g.to_vector(), (Values{0, 0, 0}));
+  EXPECT_EQ(gradient(g, x), (Values{0, 0, 0}));
+}
+
+TEST(EdgeValues, ClampOfIntegers) {
+  const Tensor x = tensor({0, 1, 2, 3});
+  const auto expect = [](const Tensor& y, DType dtype, const Values& values) {
+    EXPECT_EQ(y.dtype(), dtype);
+    EXPECT_EQ(y.to_vector(), values);
+  };
+  expect(clamp(x, 0.5, 2.5), DType::kFloat32, {0.5, 1, 2, 2.5});
+  expect(clamp_min(x, 0.5), DType::kFloat32, {0.5, 1, 2, 3});
+  expect(clamp_max(x, 2.5), DType::kFloat32, {0, 1, 2, 2.5});
+  expect(clamp(x, 1, 2), DType::kInt64, {1, 1, 2, 2});
+  expect(clamp(x, -1e30, 1e30), DType::kInt64, {0, 1, 2, 3});
+  EXPECT_ERROR(x.clone().clamp_(0.5, 2.5),
+               "[clamp_] result type float32 can't be cast to the desired output type int64");
+  for (DType dtype : {DType::kUInt8, DType::kInt32, DType::kInt64}) {
+    expect(clamp_max(x.to(dtype), 2), dtype, {0, 1, 2, 2});
+    expect(clamp_min(x.to(dtype), 2), dtype, {2, 2, 2, 3});
+  }
+  expect(clamp(x.to(DType::kUInt8), -1, 2), DType::kUInt8, {0, 1, 2, 2});
+  // Beyond 2^53 too.
+  const Tensor ends = tensor({INT64_MAX, INT64_MIN});
+  EXPECT_EQ(clamp_max(ends, 1e30).data<int64_t>()[0], INT64_MAX);
+  EXPECT_EQ(clamp_min(ends, -1e30).data<int64_t>()[1], INT64_MIN);
+}
+
+TEST(EdgeValues, AlphaOfIntegersIsAnInteger) {
+  const char* text =
+      "For integral input tensors, argument alpha must not be a floating point number.";
+  const Tensor x = tensor({0, 1, 2, 3});
+  EXPECT_ERROR(x.add(x, 0.5), text);
+  EXPECT_ERROR(x.sub(x, 2.0), text);
+  EXPECT_ERROR(x.clone().add_(x, 0.5), text);
+  EXPECT_ERROR(x.clone().sub_(x, 0.5), text);
+  EXPECT_EQ(x.add(x, 2).to_vector(), (Values{0, 3, 6, 9}));
+  EXPECT_EQ((x * 1.0).add(x, 0.5).to_vector(), (Values{0, 1.5, 3, 4.5}));
+}
+
+TEST(EdgeValues, NarrowFromTheEnd) {
+  const Tensor x = tensor({1.0, 2.0, 3.0});
+  EXPECT_EQ(x.narrow(0, -2, 1).to_vector(), (Values{2}));
+  EXPECT_ERROR(x.narrow(0, -4, 1),
+               "Dimension out of range (expected to be in range of [-3, 2], but got -4)");
+  EXPECT_ERROR(x.narrow(0, -2, 3), "start (1) + length (3) exceeds dimension size (3).");
+}
+
+TEST(EdgeValues, GroupsThatDoNotDivideTheChannels) {
+  EXPECT_ERROR(conv2d(ones({1, 2, 3, 3}), ones({3, 1, 2, 2}), {}, Conv2dParams{.groups = 2}),
+               "Given groups=2, expected weight to be divisible by 2 at dimension 0, but got "
+               "weight of size [3, 1, 2, 2] instead");
+}
+
+}  // namespace
+}  // namespace lockstep::testing
