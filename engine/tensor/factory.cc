@@ -21,6 +21,22 @@ Tensor like(const Tensor& other, Scalar value) {
   return t;
 }
 
+Tensor integer_range(Scalar start, Scalar end, Scalar step, const TensorOptions& options) {
+  const auto s = start.to<int64_t>(), e = end.to<int64_t>(), d = step.to<int64_t>();
+  check(d != 0, "step must be nonzero");
+  check(d > 0 ? s <= e : s >= e, "upper bound and larger bound inconsistent with step sign");
+  // Unsigned: the way may be longer than the largest int64_t.
+  const auto from = static_cast<uint64_t>(s), to = static_cast<uint64_t>(e),
+             stride = static_cast<uint64_t>(d);
+  const uint64_t way = d > 0 ? to - from : from - to, pace = d > 0 ? stride : -stride;
+  const uint64_t count = way / pace + (way % pace != 0);
+  std::vector<int64_t> values(static_cast<size_t>(count));
+  for (uint64_t i = 0; i < count; ++i) values[i] = static_cast<int64_t>(from + i * stride);
+  const autograd::NoGrad no_grad;
+  const Tensor t = from_span<int64_t>(values, {static_cast<int64_t>(count)}, {DType::kInt64});
+  return finish(t.to(options.dtype).to(options.device), options);
+}
+
 }  // namespace
 
 Tensor empty(const Dims& sizes, TensorOptions options) {
@@ -49,6 +65,7 @@ Tensor eye(int64_t n, TensorOptions options) {
 }
 
 Tensor arange(Scalar start, Scalar end, Scalar step, TensorOptions options) {
+  if (!is_floating(options.dtype)) return integer_range(start, end, step, options);
   const double s = start.to<double>(), e = end.to<double>(), d = step.to<double>();
   check(d != 0 && (e - s) / d >= 0, "[arange] no way from {} to {} in steps of {}", s, e, d);
   const auto count = static_cast<int64_t>(std::ceil((e - s) / d));
@@ -62,7 +79,12 @@ Tensor arange(Scalar start, Scalar end, Scalar step, TensorOptions options) {
       options);
 }
 
-Tensor arange(int64_t end) { return arange(0, end, 1, {DType::kInt64}); }
+Tensor arange(Scalar start, Scalar end, Scalar step) {
+  const bool floating = start.is_floating() || end.is_floating() || step.is_floating();
+  return arange(start, end, step, {floating ? DType::kFloat32 : DType::kInt64});
+}
+
+Tensor arange(Scalar end) { return arange(0, end); }
 
 Tensor rand(const Dims& sizes, TensorOptions options) {
   const Tensor t = empty(sizes, {options.dtype, options.device});

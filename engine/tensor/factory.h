@@ -20,9 +20,11 @@ Tensor zeros(const Dims& sizes, TensorOptions options = {});
 Tensor ones(const Dims& sizes, TensorOptions options = {});
 Tensor full(const Dims& sizes, Scalar value, TensorOptions options = {});
 Tensor eye(int64_t n, TensorOptions options = {});
-// start, start + step, ... below end; int64 unless asked otherwise.
-Tensor arange(Scalar start, Scalar end, Scalar step = 1, TensorOptions options = {DType::kInt64});
-Tensor arange(int64_t end);
+// start, start + step, ... below end. Without options float32 if any of the numbers is floating,
+// else int64. For an integer dtype the numbers are made integers first, and the values are exact.
+Tensor arange(Scalar start, Scalar end, Scalar step, TensorOptions options);
+Tensor arange(Scalar start, Scalar end, Scalar step = 1);
+Tensor arange(Scalar end);
 // Uniform in [0, 1) and standard normal, from the calling thread's generator (random.h).
 Tensor rand(const Dims& sizes, TensorOptions options = {});
 Tensor randn(const Dims& sizes, TensorOptions options = {});

@@ -110,6 +110,20 @@ TEST(EdgeValues, AlphaOfIntegersIsAnInteger) {
   EXPECT_EQ((x * 1.0).add(x, 0.5).to_vector(), (Values{0, 1.5, 3, 4.5}));
 }
 
+TEST(EdgeValues, ArangeIsFloatingWhereANumberIs) {
+  const Tensor x = arange(0, 1, 0.3);
+  EXPECT_EQ(x.dtype(), DType::kFloat32);
+  EXPECT_EQ(x.to_vector(), (Values{0, 0.3f, 0.6f, 0.9f}));
+  EXPECT_EQ(arange(5.0).dtype(), DType::kFloat32);
+  EXPECT_EQ(arange(5).dtype(), DType::kInt64);
+  EXPECT_EQ(arange(0, -3, -2).to_vector(), (Values{0, -2}));
+  EXPECT_EQ(arange(0.5, 4, 1, {DType::kInt64}).to_vector(), (Values{0, 1, 2, 3}));
+  EXPECT_ERROR(arange(0, 1, 0.3, {DType::kInt64}), "step must be nonzero");
+  const int64_t big = (int64_t{1} << 60) + 1;
+  const Tensor exact = arange(big, big + 3);
+  for (int64_t i = 0; i < 3; ++i) EXPECT_EQ(exact.data<int64_t>()[i], big + i);
+}
+
 TEST(EdgeValues, NarrowFromTheEnd) {
   const Tensor x = tensor({1.0, 2.0, 3.0});
   EXPECT_EQ(x.narrow(0, -2, 1).to_vector(), (Values{2}));
