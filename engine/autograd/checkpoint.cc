@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/autograd/saved_tensor.h"
 #include "lockstep/engine/autograd/saved_tensor_hooks.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/random.h"
@@ -11,10 +12,26 @@
 namespace lockstep::autograd {
 namespace {
 
+// Puts this thread's generator back where it was.
+struct KeepRandomState {
+  KeepRandomState() = default;
+  ~KeepRandomState() { set_random_state(before); }
+  KeepRandomState(const KeepRandomState&) = delete;
+  KeepRandomState& operator=(const KeepRandomState&) = delete;
+  RandomState before = random_state();
+};
+
 // What one checkpointed call needs to run again. The packed form of its i-th saved tensor is i.
+//
+// The inputs are saved tensors: a change in place is noticed, and those of a call within another
+// checkpointed function are that one's to recompute.
 struct Replay {
+  struct Input {
+    SavedTensor tensor;
+    bool requires_grad = false;
+  };
   CheckpointedFunction function;
-  std::vector<Tensor> inputs;
+  std::vector<Input> inputs;
   RandomState random;
   size_t saved = 0;                            // tensors that the first run saved
   std::vector<std::pair<DType, Dims>> shapes;  // of those
@@ -24,13 +41,14 @@ struct Replay {
   void run() {
     std::vector<Tensor> tensors;
     std::vector<Tensor> own;
-    for (const Tensor& input : inputs) {
-      own.push_back(input.defined() ? input.detach() : input);
-      if (input.defined() && input.requires_grad()) own.back().requires_grad_();
+    for (const Input& input : inputs) {
+      const Tensor t = input.tensor.unpack(nullptr);
+      own.push_back(t.defined() ? t.detach() : t);
+      if (input.requires_grad) own.back().requires_grad_();
     }
-    const RandomState before = random_state();
-    set_random_state(random);
     {
+      const KeepRandomState keep;
+      set_random_state(random);
       const EnableGrad enable;
       const SavedTensorHooks hooks(
           [&](const Tensor& t) {
@@ -42,7 +60,6 @@ struct Replay {
           });
       function(own);
     }
-    set_random_state(before);
     check<Error>(tensors.size() == saved,
                  "[checkpoint] the function saved {} tensors when it ran for backward and {} in "
                  "forward; it must compute the same thing both times",
@@ -68,7 +85,9 @@ Tensor checkpoint(const CheckpointedFunction& function, const std::vector<Tensor
   if (!grad_enabled()) return function(inputs);
   const auto replay = std::make_shared<Replay>();
   replay->function = function;
-  replay->inputs = inputs;
+  for (const Tensor& input : inputs) {
+    replay->inputs.push_back({SavedTensor(input), input.requires_grad()});
+  }
   replay->random = random_state();
   const SavedTensorHooks hooks(
       [replay](const Tensor& t) {

@@ -1,11 +1,10 @@
-// Custom functions, checkpoints, hooks on nodes, anomaly and inference mode, the picture.
+// Custom functions, hooks on nodes, anomaly and inference mode, the picture.
 #include <limits>
 
 #include <gtest/gtest.h>
 
 #include "lockstep/engine/autograd/anomaly_mode.h"
 #include "lockstep/engine/autograd/backward.h"
-#include "lockstep/engine/autograd/checkpoint.h"
 #include "lockstep/engine/autograd/function.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/gradcheck.h"
@@ -174,46 +173,6 @@ TEST(Gradcheck, NeedsAnInputThatRequiresGrad) {
   EXPECT_EQ(error_of([&] { autograd::gradcheck(same, {ones({2})}); }),
             "gradcheck expects at least one input tensor to require gradient, but none of the them "
             "have requires_grad=True.");
-}
-
-TEST(Checkpoint, GivesTheSameGradientsWithTheSameRandomNumbers) {
-  manual_seed(3);
-  const Tensor w = leaf({4, 4}), x = leaf({2, 4});
-  int calls = 0;
-  const auto function = [&](const std::vector<Tensor>& in) {
-    ++calls;
-    return dropout(relu(matmul(tanh(matmul(in[0], w)), w)), 0.5, true);
-  };
-  const RandomState state = random_state();
-  function({x}).sum().backward();
-  const auto plain_w = w.grad().to_vector(), plain_x = x.grad().to_vector();
-  const Tensor next = rand({2});
-  w.set_grad({});
-  x.set_grad({});
-  set_random_state(state);
-  int accumulated = 0;
-  const auto counter = w.register_post_accumulate_grad_hook([&](const Tensor&) { ++accumulated; });
-  const Tensor y = autograd::checkpoint(function, {x});
-  EXPECT_EQ(calls, 2);
-  y.sum().backward();
-  EXPECT_EQ(calls, 3);
-  EXPECT_EQ(accumulated, 1);
-  EXPECT_EQ(w.grad().to_vector(), plain_w);
-  EXPECT_EQ(x.grad().to_vector(), plain_x);
-  EXPECT_EQ(rand({2}).to_vector(), next.to_vector());  // backward left the generator alone
-}
-
-TEST(Checkpoint, NoticesAnotherComputation) {
-  const Tensor x = tensor({1.0}, {.requires_grad = true});
-  bool first = true;
-  const Tensor y = autograd::checkpoint(
-      [&](const std::vector<Tensor>& in) {
-        const Tensor once = exp(in[0]);
-        return std::exchange(first, false) ? exp(once) : once;
-      },
-      {x});
-  EXPECT_NE(error_of([&] { y.backward(); }).find("it must compute the same thing both times"),
-            std::string::npos);
 }
 
 TEST(NodeHooks, SeeAndChangeGradients) {
