@@ -46,6 +46,8 @@ class Node : public RefCounted {
 
   // Drops the saved tensors after a backward that does not retain the graph.
   virtual void release_saved() {}
+  // The sizes of the tensors that the node keeps for backward; for pictures.
+  virtual std::vector<Dims> saved_sizes() const { return {}; }
 
   const InlineVector<Edge, 3>& edges() const { return edges_; }
   void add_edge(Edge edge) { edges_.push_back(std::move(edge)); }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <vector>
 
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/node.h"
@@ -14,6 +15,11 @@ class OpNode : public Node {
  public:
   void release_saved() final {
     for (auto& s : saved_) s.reset();
+  }
+  std::vector<Dims> saved_sizes() const final {
+    std::vector<Dims> sizes;
+    for (const auto& s : saved_) s.append_sizes(sizes);
+    return sizes;
   }
   void save(size_t i, const Tensor& input) { saved_[i] = SavedTensor(input); }
   void save_output(size_t i, const Tensor& output, uint32_t output_nr = 0) {

@@ -46,7 +46,16 @@ SavedTensor SavedTensor::output(const Tensor& output, uint32_t output_nr) {
 void SavedTensor::pack(const Tensor& tensor) {
   packed_ = std::make_shared<Packed>();
   packed_->hooks = SavedTensorHooks::current();
+  packed_->sizes = tensor.sizes();
   packed_->value = packed_->hooks->pack(tensor.detach());
+}
+
+void SavedTensor::append_sizes(std::vector<Dims>& to) const {
+  if (packed_) {
+    to.push_back(packed_->sizes);
+  } else if (tensor_.defined()) {
+    to.push_back(tensor_.sizes());
+  }
 }
 
 // The values as a tensor at the saved place in the graph.

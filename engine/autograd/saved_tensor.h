@@ -3,6 +3,7 @@
 #include <any>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/autograd/saved_tensor_hooks.h"
@@ -32,12 +33,15 @@ class SavedTensor {
     released_ = saved_;
   }
   bool saved() const { return saved_; }
+  // Adds the tensor's sizes if there is one.
+  void append_sizes(std::vector<Dims>& to) const;
 
  private:
   // What saved-tensor hooks made of the tensor, and what is needed to undo it.
   struct Packed {
     std::shared_ptr<SavedTensorHooks::Pair> hooks;
     std::any value;
+    Dims sizes;
   };
   void pack(const Tensor& tensor);
   Tensor with_history(const Tensor& values, Node* node) const;

@@ -107,6 +107,7 @@ struct CopySlices final : Node {
   Ptr<Node> write;
   std::string_view name() const override { return "CopySlices"; }
   void release_saved() override { write->release_saved(); }
+  std::vector<Dims> saved_sizes() const override { return write->saved_sizes(); }
 
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     const Tensor& g = gradients[0];

@@ -103,6 +103,12 @@ class PointwiseNode : public Node {
     for (auto& arg : args) arg.tensor.reset();
     result.reset();
   }
+  std::vector<Dims> saved_sizes() const final {
+    std::vector<Dims> saved;
+    for (const auto& arg : args) arg.tensor.append_sizes(saved);
+    result.append_sizes(saved);
+    return saved;
+  }
 
   void keep(const std::array<Operand, kArity>& operands, const std::array<unsigned, kArity>& saves,
             const Tensor& y) {

@@ -1,14 +1,15 @@
 // Custom functions, hooks on nodes, anomaly and inference mode, the picture.
-#include <limits>
+#include <any>
 
 #include <gtest/gtest.h>
 
 #include "lockstep/engine/autograd/anomaly_mode.h"
 #include "lockstep/engine/autograd/backward.h"
-#include "lockstep/engine/autograd/function.h"
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/autograd/function.h"
 #include "lockstep/engine/autograd/gradcheck.h"
 #include "lockstep/engine/autograd/picture.h"
+#include "lockstep/engine/autograd/saved_tensor_hooks.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/random.h"
 
@@ -218,21 +219,59 @@ TEST(InferenceMode, KeepsTensorsOutOfAutograd) {
   EXPECT_EQ((x * inside.clone()).item(), 10.0);
 }
 
-TEST(Picture, DrawsLeavesOpsAndTheRoot) {
+TEST(Picture, DrawsLeavesOpsWhatTheySaveAndTheRoot) {
   const Tensor x = tensor({1.0, 2.0}, {.requires_grad = true});
-  const std::string dot = autograd::picture((x * x).sum(), {{"x", x}});
-  EXPECT_EQ(dot,
-            "digraph autograd {\n"
-            "  node [shape=box, style=filled, fontname=monospace, fontsize=10];\n"
-            "  n0 [label=\"SumBackward0\\n[]\", fillcolor=lightgrey];\n"
-            "  n1 [label=\"MulBackward0\\n[2]\", fillcolor=lightgrey];\n"
-            "  n2 [label=\"x\\n[2]\", fillcolor=lightblue];\n"
-            "  t0 [label=\"[]\", fillcolor=darkolivegreen1];\n"
-            "  n1 -> n0;\n"
-            "  n2 -> n1;\n"
-            "  n2 -> n1;\n"
-            "  n0 -> t0;\n"
-            "}\n");
+  const Tensor y = (x * x).sum();
+  const std::string before =
+      "digraph autograd {\n"
+      "  node [shape=box, style=filled, fontname=monospace, fontsize=10];\n"
+      "  n0 [label=\"SumBackward0\\n[]\", fillcolor=lightgrey];\n"
+      "  n1 [label=\"MulBackward0\\n[2]\", fillcolor=lightgrey];\n";
+  const std::string saved =
+      "  s0 [label=\"[2]\", fillcolor=orange];\n"
+      "  s1 [label=\"[2]\", fillcolor=orange];\n";
+  const std::string between =
+      "  n2 [label=\"x\\n[2]\", fillcolor=lightblue];\n"
+      "  t0 [label=\"[]\", fillcolor=darkolivegreen1];\n"
+      "  n1 -> n0;\n";
+  const std::string saved_by =
+      "  s0 -> n1 [dir=none];\n"
+      "  s1 -> n1 [dir=none];\n";
+  const std::string after =
+      "  n2 -> n1;\n"
+      "  n2 -> n1;\n"
+      "  n0 -> t0;\n"
+      "}\n";
+  EXPECT_EQ(autograd::picture(y, {{"x", x}}), before + saved + between + saved_by + after);
+  y.backward();
+  EXPECT_EQ(autograd::picture(y, {{"x", x}}), before + between + after) << "nothing is left saved";
+}
+
+int count(const std::string& text, const std::string& part) {
+  int found = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
+  return found;
+}
+
+// Inputs, results, copies made in place of what is overwritten, and what hooks have packed.
+TEST(Picture, ShowsWhatEveryKindOfNodeSaves) {
+  const Tensor x = ones({2, 3}, {.requires_grad = true}), w = ones({3, 4}, {.requires_grad = true});
+  const auto saved = [](const Tensor& y, const std::string& sizes) {
+    return count(autograd::picture(y), "[label=\"" + sizes + "\", fillcolor=orange]");
+  };
+  EXPECT_EQ(saved(matmul(x, w), "[2, 3]"), 1);
+  EXPECT_EQ(saved(matmul(x, w), "[3, 4]"), 1);
+  EXPECT_EQ(saved(matmul(x, w.detach()), "[2, 3]"), 0) << "not needed, not kept";
+  EXPECT_EQ(saved(exp(x), "[2, 3]"), 1);
+  EXPECT_EQ(saved(x + 1, "[2, 3]"), 0);
+  EXPECT_EQ(saved(layer_norm(x, {3}), "[2]"), 2);
+  const Tensor y = x * 1;
+  exp_(y.narrow(0, 0, 1));
+  EXPECT_EQ(saved(y, "[1, 3]"), 1) << "through a view";
+  const autograd::SavedTensorHooks hooks(
+      [](const Tensor& t) { return std::any(t); },
+      [](const std::any& t) { return std::any_cast<Tensor>(t); });
+  EXPECT_EQ(saved(matmul(x, w), "[3, 4]"), 1);
 }
 
 }  // namespace
