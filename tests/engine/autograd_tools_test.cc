@@ -1,4 +1,4 @@
-// Custom functions, hooks on nodes, anomaly and inference mode, the picture.
+// Hooks on nodes, anomaly and inference mode, the picture.
 #include <any>
 
 #include <gtest/gtest.h>
@@ -6,12 +6,10 @@
 #include "lockstep/engine/autograd/anomaly_mode.h"
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/grad_mode.h"
-#include "lockstep/engine/autograd/function.h"
 #include "lockstep/engine/autograd/gradcheck.h"
 #include "lockstep/engine/autograd/picture.h"
 #include "lockstep/engine/autograd/saved_tensor_hooks.h"
 #include "lockstep/engine/ops/ops.h"
-#include "lockstep/engine/tensor/random.h"
 
 namespace lockstep {
 namespace {
@@ -24,149 +22,6 @@ std::string error_of(F&& fn) {
     return e.what();
   }
   return "no error";
-}
-
-struct Cube : autograd::Function<Cube> {
-  static Tensor forward(autograd::FunctionContext& context, const Tensor& x) {
-    context.save_for_backward({x});
-    return x * x * x;
-  }
-  static std::vector<Tensor> backward(autograd::FunctionContext& context,
-                                      const std::vector<Tensor>& gradients) {
-    const Tensor x = context.saved_tensors()[0];
-    return {3.0 * x * x * gradients[0]};
-  }
-};
-
-// Saves its output, has two outputs and an argument that is no tensor.
-struct ScaledExp : autograd::Function<ScaledExp> {
-  static std::vector<Tensor> forward(autograd::FunctionContext& context, const Tensor& x,
-                                     double scale) {
-    const Tensor y = exp(x);
-    context.save_for_backward({y});
-    context.data = scale;
-    return {y, y * scale};
-  }
-  static std::vector<Tensor> backward(autograd::FunctionContext& context,
-                                      const std::vector<Tensor>& g) {
-    const Tensor y = context.saved_tensors()[0];
-    const auto scale = std::any_cast<double>(context.data);
-    Tensor total = g[0].defined() ? g[0] : zeros_like(y);
-    if (g[1].defined()) total = total + g[1] * scale;
-    return {total * y};
-  }
-};
-
-struct Miscounted : autograd::Function<Miscounted> {
-  static Tensor forward(autograd::FunctionContext&, const Tensor& x) { return x * 1.0; }
-  static std::vector<Tensor> backward(autograd::FunctionContext&, const std::vector<Tensor>&) {
-    return {};
-  }
-};
-
-Tensor leaf(const Dims& sizes) {
-  return randn(sizes, {.dtype = DType::kFloat64, .requires_grad = true});
-}
-
-TEST(Function, HasTheGradientItSays) {
-  manual_seed(2);
-  const auto cube = [](const std::vector<Tensor>& in) { return Cube::apply(in[0]); };
-  autograd::gradcheck(cube, {leaf({4})});
-  autograd::gradgradcheck(cube, {leaf({4})});
-  const auto both = [](const std::vector<Tensor>& in) {
-    const auto y = ScaledExp::apply(in[0], 2.0);
-    return y[0] * y[1];
-  };
-  autograd::gradcheck(both, {leaf({3})});
-  autograd::gradgradcheck(both, {leaf({3})});
-}
-
-TEST(Function, NamesItsNodeAndChecksItself) {
-  const Tensor x = tensor({2.0}, {.requires_grad = true});
-  EXPECT_EQ(Cube::apply(x).str(), "tensor([8.], grad_fn=<CubeBackward>)");
-  EXPECT_EQ(error_of([&] { Miscounted::apply(x).backward(); }),
-            "function MiscountedBackward returned an incorrect number of gradients (expected 1, "
-            "got 0)");
-  const autograd::NoGrad no_grad;
-  EXPECT_FALSE(Cube::apply(x).requires_grad());
-}
-
-TEST(Function, NoticesSavedTensorsThatChanged) {
-  const Tensor x = tensor({2.0}, {.requires_grad = true}) * 1.0;
-  const Tensor y = Cube::apply(x);
-  x.mul_(2);
-  EXPECT_NE(error_of([&] { y.backward(); }).find("modified by an inplace operation"),
-            std::string::npos);
-}
-
-struct DoubledGradient {
-  static std::vector<Tensor> backward(autograd::FunctionContext&, const std::vector<Tensor>& g) {
-    return {g[0] * 2};
-  }
-};
-struct SameInput : DoubledGradient, autograd::Function<SameInput> {
-  static Tensor forward(autograd::FunctionContext& context, const Tensor& x) {
-    context.save_for_backward({x});
-    return x;
-  }
-};
-struct ViewOfInput : DoubledGradient, autograd::Function<ViewOfInput> {
-  static Tensor forward(autograd::FunctionContext&, const Tensor& x) { return x.view(x.sizes()); }
-};
-struct SameTwice : autograd::Function<SameTwice> {
-  static std::vector<Tensor> forward(autograd::FunctionContext&, const Tensor& x) {
-    const Tensor y = x * 2;
-    return {y, y};
-  }
-  static std::vector<Tensor> backward(autograd::FunctionContext&, const std::vector<Tensor>& g) {
-    return {g[0] + g[1] * 5};
-  }
-};
-
-TEST(Function, LeavesAnInputThatItReturnsAlone) {
-  const Tensor x = tensor({1.0, 1.0}, {.requires_grad = true});
-  const Tensor h = x * 3;
-  const Tensor y = SameInput::apply(h);
-  EXPECT_FALSE(y.is_same(h));
-  EXPECT_EQ(h.grad_fn()->name(), "MulBackward0");
-  EXPECT_EQ(y.grad_fn()->name(), "SameInputBackward");
-  (y.sum() + h.sum()).backward();
-  EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{9, 9}));
-  const Tensor leaf = tensor({1.0}, {.requires_grad = true});
-  SameInput::apply(leaf).backward();
-  EXPECT_TRUE(leaf.is_leaf());
-  EXPECT_EQ(leaf.grad().to_vector(), (std::vector<double>{2}));
-}
-
-TEST(Function, TellsAnOutputThatItReturnsTwiceApart) {
-  const Tensor x = tensor({1.0}, {.requires_grad = true});
-  const auto y = SameTwice::apply(x);
-  (y[0] * 2 + y[1] * 3).backward();
-  EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{2 + 5 * 3}));
-}
-
-TEST(Function, ItsViewsCannotBeWrittenInPlace) {
-  const auto text = [](const std::string& node, const std::string& what) {
-    return "Output 0 of " + node + " is a view and " + what +
-           " modified inplace. This view was created inside a custom Function (or because an input "
-           "was returned as-is) and the autograd logic to handle view+inplace would override the "
-           "custom backward associated with the custom Function, leading to incorrect gradients. "
-           "This behavior is forbidden. You can fix this by cloning the output of the custom "
-           "Function.";
-  };
-  const Tensor x = tensor({1.0, 2.0}, {.requires_grad = true}) * 1;
-  EXPECT_EQ(error_of([&] { ViewOfInput::apply(x).mul_(3); }),
-            text("ViewOfInputBackward", "is being"));
-  EXPECT_EQ(error_of([&] { SameInput::apply(x).mul_(3); }), text("SameInputBackward", "is being"));
-  EXPECT_EQ(error_of([&] {
-              ViewOfInput::apply(x).view({2, 1}).mul_(3);
-            }),
-            text("ViewBackward0", "is being"));
-  EXPECT_EQ(x.to_vector(), (std::vector<double>{1, 2}));  // none of them wrote
-  const Tensor y = ViewOfInput::apply(x);
-  x.mul_(3);
-  EXPECT_EQ(error_of([&] { y.grad_fn(); }),
-            text("ViewOfInputBackward", "its base or another view of its base has been"));
 }
 
 TEST(Gradcheck, NeedsAnInputThatRequiresGrad) {
