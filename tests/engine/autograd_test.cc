@@ -173,40 +173,6 @@ TEST(Backward, ConvertsTheGivenGradient) {
   EXPECT_EQ(list(half.grad()), (Values{1, 2}));
 }
 
-TEST(Backward, MillionNodes) {
-  const Tensor x = tensor(1.0, {.requires_grad = true});
-  {
-    Tensor y = x;
-    for (int i = 0; i < 1000000; ++i) y = y + 1;
-    y.backward();
-    EXPECT_EQ(x.grad().item(), 1);
-  }  // and is destroyed without recursion
-  {
-    Tensor y = x;
-    for (int i = 0; i < 1000000; ++i) y = y * 1;
-  }  // a graph that was never run
-  {
-    Tensor y = x.view({1});
-    for (int i = 0; i < 500000; ++i) y = (y * 1).view({1});
-  }  // views
-}
-
-// What a node saves leads on to the nodes before it, too.
-TEST(Backward, MillionNodesWithSavedTensors) {
-  const Tensor x = tensor(1.0, {.requires_grad = true}), w = tensor(0.5, {.requires_grad = true});
-  const auto chain = [&] {
-    Tensor y = x;
-    for (int i = 0; i < 500000; ++i) y = sigmoid(y * w);
-    return y;
-  };
-  Tensor y = chain();
-  y.backward({}, true);
-  y.backward();
-  EXPECT_TRUE(std::isfinite(w.grad().item()) && w.grad().item() != 0);
-  y = Tensor();
-  chain();  // destroyed with all that it saved
-}
-
 TEST(Backward, GraphOutlivesItsThread) {
   const Tensor x = leaf({1, 2});
   Tensor y;
