@@ -50,7 +50,8 @@ class Steps {
   Steps(const Steps&) = delete;
   Steps& operator=(const Steps&) = delete;
 
-  Iterator begin();  // once
+  int64_t size() const;  // optimizer steps in all
+  Iterator begin();      // once
   std::default_sentinel_t end() const { return {}; }
 
  private:

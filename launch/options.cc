@@ -176,6 +176,8 @@ CommandLine parse_command_line(int argc, const char* const* argv, const ProgramO
   } catch (const CLI::ParseError& error) {
     fail<UsageError>("[options] {} (--help lists the flags)", error.what());
   }
+  // A program's own number of steps gives way to a number of epochs that was asked for.
+  if (app.count("--epochs") > 0 && app.count("--max-steps") == 0) line.options.max_steps.reset();
   check_values(line.options);
   check_available(app, line.options);
   return line;

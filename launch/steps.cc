@@ -152,6 +152,7 @@ void Steps::advance() {
   state_->fetch();
 }
 
+int64_t Steps::size() const { return state_->total; }
 bool Steps::done() const { return !state_->current; }
 
 Steps Job::steps(const data::Dataset& dataset) {

@@ -76,7 +76,9 @@ void train(launch::Job& job, const Settings& s) {
   // The last tenth of the text is for validation: all of it at the end, a tenth of it on the way.
   const auto text = std::make_shared<const std::string>(char_gpt::read_text(s.text));
   const size_t cut = text->size() / 10 * 9;
-  const Windows windows(text, 0, cut, s.size.context);
+  // An epoch is the text once, in windows side by side; otherwise they begin anywhere.
+  const bool in_epochs = !job.options().max_steps;
+  const Windows windows(text, 0, cut, s.size.context, in_epochs ? s.size.context : 1);
   const Windows validation(text, cut, text->size(), s.size.context, s.size.context);
   const Windows glimpse(text, cut, text->size(), s.size.context, 10 * s.size.context);
 
@@ -84,11 +86,11 @@ void train(launch::Job& job, const Settings& s) {
   net.to(job.device());
   distributed::DataParallel replicas(net, job.group(), {.reduction = job.reduction()});
   optim::AdamW adam(groups(net, s.lr));
-  const int64_t steps = job.options().max_steps.value();
-  optim::LambdaLR schedule(adam, [&](int64_t step) { return rate(step, s.warmup, steps); });
+  auto steps = job.steps(windows);
+  optim::LambdaLR schedule(adam, [&](int64_t step) { return rate(step, s.warmup, steps.size()); });
   const auto loss_of = [&](const data::Batch& batch) { return net.loss(batch.x, batch.y); };
 
-  for (auto& step : job.steps(windows)) {
+  for (auto& step : steps) {
     if (s.validate_every > 0 && step.index > 0 && step.index % s.validate_every == 0) {
       job.evaluate_loss(glimpse, loss_of, 16);
     }
@@ -116,8 +118,9 @@ int main(int argc, char** argv) {
   defaults.global_batch = 32;
   launch::ProgramOptions flags(
       "Trains a small GPT on the bytes of a text and lets it write a sample. A sample of training "
-      "is a random window of the text's first nine tenths, the loss is in nats per byte, the last "
-      "tenth is for validation. In three minutes on two cores:\n"
+      "is a random window of the text's first nine tenths, or with --epochs one of those that lie "
+      "side by side; the loss is in nats per byte, the last tenth is for validation. In three "
+      "minutes on two cores:\n"
       "mpirun -n 2 --bind-to none char_gpt --layers 2 --width 128 --context 64 --lr 3e-3 "
       "--max-steps 1000",
       defaults);

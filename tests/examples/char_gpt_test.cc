@@ -1,4 +1,5 @@
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -55,6 +56,19 @@ TEST(CharGpt, AccumulatingFourIsFourRanks) {
   ASSERT_FALSE(one.is_null() || four.is_null());
   EXPECT_EQ(losses_of(one).size(), 20u);
   EXPECT_LE(worst_ratio(losses_of(four), losses_of(one)), 5e-6);
+}
+
+// An epoch is the training text, nine tenths of it, once: in windows of 32 bytes side by side.
+TEST(CharGpt, EpochsArePassesOverTheText) {
+  const auto bytes = static_cast<int64_t>(std::filesystem::file_size(kText)) / 10 * 9;
+  const int64_t windows = (bytes - 1) / 32, batch = 16;
+  const json report =
+      report_of(CHAR_GPT, "--epochs 2 --global-batch 16 --warmup 5 --generate 0" + kSmall, 0);
+  ASSERT_FALSE(report.is_null());
+  EXPECT_EQ(report.at("steps"), 2 * (windows / batch));
+  EXPECT_EQ(report.at("epochs"), 2);
+  const auto losses = losses_of(report);
+  EXPECT_LT(losses.back(), 0.85 * losses.front());
 }
 
 // The same bits and the same sample twice; another seed gives others.
@@ -122,7 +136,8 @@ TEST(CharGpt, SaysWhatIsWrong) {
   expect("--temperature 0", 1, "--temperature must be positive");
 }
 
-// The command of the README.
+// The command of the README, on two cores about a minute: the first 1000 steps of what three
+// minutes allow.
 TEST(LongCharGpt, LearnsDebiansText) {
   const json report = report_of(
       CHAR_GPT, "--layers 2 --width 128 --context 64 --lr 3e-3 --max-steps 1000 --seed 1", 2);

@@ -128,6 +128,17 @@ const std::vector<BadLine> kBad = {
 INSTANTIATE_TEST_SUITE_P(Table, OptionsBad, testing::ValuesIn(kBad),
                          [](const auto& info) { return std::string(info.param.what); });
 
+TEST(Options, EpochsReplaceTheProgramsOwnSteps) {
+  Options defaults;
+  defaults.max_steps = 2000;
+  const ProgramOptions extra("Trains something.", defaults);
+  EXPECT_EQ(parse({}, extra).options.max_steps, 2000);
+  const auto line = parse({"--epochs", "2"}, extra);
+  EXPECT_EQ(line.options.epochs, 2);
+  EXPECT_FALSE(line.options.max_steps.has_value());
+  EXPECT_EQ(parse({"--epochs", "2", "--max-steps", "7"}, extra).options.max_steps, 7);
+}
+
 TEST(Options, ProgramsAddFlagsAndDefaults) {
   std::string model = "cnn";
   std::string note;
