@@ -38,6 +38,30 @@ struct ClampBackward0 final : autograd::OpNode<3> {
   }
 };
 
+struct OneBoundBackward final : autograd::OpNode<1> {
+  double low = -INFINITY, high = INFINITY;
+  std::string_view label;
+  std::string_view name() const override { return label; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = clamp_backward(gradients[0], saved(0), low, high);
+  }
+};
+
+Tensor clamp_to_one_bound(const Tensor& x, double low, double high, std::string_view label) {
+  Tensor y;
+  {
+    const autograd::NoGrad no_grad;
+    y = clamp(x, low, high);
+  }
+  if (auto node = autograd::record<OneBoundBackward>(y, x)) {
+    node->low = low;
+    node->high = high;
+    node->label = label;
+    node->save(0, x);
+  }
+  return y;
+}
+
 }  // namespace
 
 Tensor clamp(const Tensor& x, const Tensor& low, const Tensor& high) {
@@ -63,7 +87,11 @@ Tensor clamp(const Tensor& x, const Tensor& low, const Tensor& high) {
   return y;
 }
 
-Tensor clamp_min(const Tensor& x, double low) { return clamp(x, low, INFINITY); }
-Tensor clamp_max(const Tensor& x, double high) { return clamp(x, -INFINITY, high); }
+Tensor clamp_min(const Tensor& x, double low) {
+  return clamp_to_one_bound(x, low, INFINITY, "ClampMinBackward0");
+}
+Tensor clamp_max(const Tensor& x, double high) {
+  return clamp_to_one_bound(x, -INFINITY, high, "ClampMaxBackward0");
+}
 
 }  // namespace lockstep

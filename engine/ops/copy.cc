@@ -145,19 +145,21 @@ void scale_into(const char* name, const Tensor& self, const Operand& other, bool
 }
 
 // What self was before a write that does not depend on it gets a zero gradient, as in PyTorch.
-struct FillBackward0 final : OpNode<1> {
-  std::string_view name() const override { return "FillBackward0"; }
+struct OverwriteBackward final : OpNode<1> {
+  std::string_view label;
+  std::string_view name() const override { return label; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     results[0] = zeros_like(gradients[0]);
   }
 };
 
 // Before an in-place write of values that do not depend on self.
-void overwrite(const Tensor& self) {
+void overwrite(const Tensor& self, std::string_view label) {
   autograd::check_inplace(self);
   autograd::bump_version(self);
   if (!autograd::grad_enabled() || !self.requires_grad()) return;
-  auto node = make_ptr<FillBackward0>();
+  auto node = make_ptr<OverwriteBackward>();
+  node->label = label;
   node->add_edge(autograd::gradient_edge(self));
   autograd::rebase_history(self, node);
 }
@@ -165,7 +167,7 @@ void overwrite(const Tensor& self) {
 void randomise(const char* name, const Tensor& self, RandomKind kind, double p, double q) {
   check(is_floating(self.dtype()), "[{}] needs a floating tensor, got {}", name,
         name_of(self.dtype()));
-  overwrite(self);
+  overwrite(self, kind == RandomKind::kNormal ? "NormalBackward0" : "UniformBackward0");
   if (self.numel() == 0) return;
   const RandomKey key = next_random_key();
   const bool direct = self.is_contiguous() && size_of(self.dtype()) >= 4;
@@ -243,8 +245,14 @@ const Tensor& Tensor::copy_(const Tensor& source) const {
 }
 
 const Tensor& Tensor::fill_(Scalar value) const {
-  overwrite(*this);
+  overwrite(*this, "FillBackward2");
   backend_of(*this).fill(*this, value);
+  return *this;
+}
+
+const Tensor& Tensor::zero_() const {
+  overwrite(*this, "ZeroBackward0");
+  backend_of(*this).fill(*this, 0);
   return *this;
 }
 

@@ -1,6 +1,7 @@
 #include "lockstep/engine/ops/index.h"
 
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
@@ -235,7 +236,7 @@ Tensor index(const Tensor& x, const std::vector<Tensor>& indices) {
   for (int d = 0; d < first; ++d) back.push_back(shape.size() + d);
   for (int d = 0; d < shape.size(); ++d) back.push_back(d);
   for (int d = shape.size() + first; d < y.dim(); ++d) back.push_back(d);
-  return y.permute(back);
+  return autograd::renamed(y.permute(back), "IndexBackward0");
 }
 
 Tensor nonzero(const Tensor& x) {

@@ -1,6 +1,7 @@
 #include "lockstep/engine/ops/loss.h"
 
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
@@ -133,7 +134,8 @@ Tensor binary_cross_entropy(const Tensor& x, const Tensor& target, const Tensor&
     check(inside, "all elements of input should be between 0 and 1");
   }
   if (!weight.defined()) return loss<BinaryCrossEntropy>(x, target, reduction, 0);
-  return reduced(mul(loss<BinaryCrossEntropy>(x, target, Reduction::kNone, 0), weight), reduction);
+  const Tensor losses = mul(loss<BinaryCrossEntropy>(x, target, Reduction::kNone, 0), weight);
+  return autograd::renamed(reduced(losses, reduction), BinaryCrossEntropy::kName);
 }
 
 // (1 - t) x + (1 + (w - 1) t) log(1 + exp(-x)).
@@ -145,7 +147,7 @@ Tensor binary_cross_entropy_with_logits(const Tensor& x, const Tensor& target, c
   if (pos_weight.defined()) rest = mul(add(mul(sub(pos_weight, 1), target), 1), rest);
   Tensor losses = add(mul(sub(1, target), x), rest);
   if (weight.defined()) losses = mul(losses, weight);
-  return reduced(losses, reduction);
+  return autograd::renamed(reduced(losses, reduction), "BinaryCrossEntropyWithLogitsBackward0");
 }
 
 Tensor kl_div(const Tensor& x, const Tensor& target, Reduction reduction, bool log_target) {

@@ -2,6 +2,7 @@
 
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
@@ -246,7 +247,9 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
     sizes[sizes.size() - 1] = b.size(1);
     return unfolded(mm(as_rows(a), b), sizes);
   }
-  if (a.dim() == 3 && b.dim() == 3 && a.size(0) == b.size(0)) return bmm(a, b);
+  if (a.dim() == 3 && b.dim() == 3 && a.size(0) == b.size(0)) {
+    return unfolded(bmm(a, b), {a.size(0), a.size(1), b.size(2)});
+  }
   Dims lead_a(std::span(a.sizes().data(), static_cast<size_t>(a.dim() - 2)));
   Dims lead_b(std::span(b.sizes().data(), static_cast<size_t>(b.dim() - 2)));
   const Dims lead = broadcast_shapes(lead_a, lead_b);
@@ -279,7 +282,8 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   if (x.dim() != 2) {
     Dims sizes = x.sizes();
     sizes[sizes.size() - 1] = out;
-    return linear(x.reshape({rows, in}), weight, bias).reshape(sizes);
+    const Tensor y = linear(x.reshape({rows, in}), weight, bias).reshape(sizes);
+    return x.dim() == 1 ? autograd::renamed(y, "AddBackward0") : y;
   }
   const Tensor y = empty_dense({x.size(0), out}, x.dtype(), x.device());
   backend_of(y).copy(y, alias_of(bias, y.sizes(), {0, bias.stride(0)}, bias.storage_offset()));

@@ -1,6 +1,7 @@
 #include "lockstep/engine/ops/nll_loss.h"
 
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/index.h"
 #include "lockstep/engine/ops/pointwise.h"
@@ -107,6 +108,13 @@ Tensor nll_of_rows(const Tensor& x, const Tensor& target, const ClassLossOptions
   return y;
 }
 
+// What a loss of rows is called in PyTorch where x is an image, (N, C, H, W), or (N, C, L).
+std::string_view name_for_image(const Tensor& of_rows) {
+  const auto node = of_rows.grad_fn();
+  if (!node) return "";
+  return node->name() == "NllLossBackward0" ? "NllLoss2DBackward0" : node->name();
+}
+
 // Brings (C) and (N, C, ...) to (N, C), target along, and a loss per sample back to its shape.
 template <typename Loss>
 Tensor over_rows(const char* name, const Tensor& x, const Tensor& target,
@@ -118,7 +126,8 @@ Tensor over_rows(const char* name, const Tensor& x, const Tensor& target,
     check(target.dim() == 0, "[{}] expects a 0-d target for {}, got {}", name, x.sizes().str(),
           target.sizes().str());
     const Tensor y = loss(x.unsqueeze(0), target.reshape({1}));
-    return options.reduction == Reduction::kNone ? y.reshape({}) : y;
+    if (options.reduction != Reduction::kNone) return y;
+    return autograd::renamed(y.reshape({}), y.grad_fn() ? y.grad_fn()->name() : "");
   }
   check(target.dim() == x.dim() - 1 && target.dim() >= 1,
         "[{}] expects log-probabilities (N, C, ...) and target (N, ...), got {} and {}", name,
@@ -137,7 +146,9 @@ Tensor over_rows(const char* name, const Tensor& x, const Tensor& target,
   }
   order.push_back(1);
   const Tensor y = loss(x.permute(order).reshape({-1, x.size(1)}), target.reshape({-1}));
-  return options.reduction == Reduction::kNone ? y.reshape(target.sizes()) : y;
+  if (options.reduction != Reduction::kNone) return autograd::renamed(y, name_for_image(y));
+  const Tensor losses = y.reshape(target.sizes());
+  return x.dim() == 4 ? autograd::renamed(losses, name_for_image(y)) : losses;
 }
 
 // (1 - s) nll + s / C times the loss of a target spread evenly over the classes.

@@ -1,4 +1,5 @@
 // The members of Tensor that are pointwise ops.
+#include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/pointwise_kernel.h"
 
@@ -70,7 +71,8 @@ Tensor Tensor::add(Scalar other) const { return lockstep::add(*this, other); }
 Tensor Tensor::sub(const Tensor& other, Scalar alpha) const {
   pointwise::check_alpha(*this, other, alpha);
   const auto factor = alpha.to<double>();
-  return factor == 1 ? lockstep::sub(*this, other) : scaled_sum(*this, other, -factor);
+  if (factor == 1) return lockstep::sub(*this, other);
+  return autograd::renamed(add_scaled(*this, other, -factor), "SubBackward0");
 }
 Tensor Tensor::sub(Scalar other) const { return lockstep::sub(*this, other); }
 

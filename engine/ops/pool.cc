@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/ops/extreme.h"
 #include "lockstep/engine/ops/join.h"
 #include "lockstep/engine/ops/layout.h"
@@ -190,18 +191,24 @@ std::optional<Pool2dParams> even_windows(const Tensor& x, int64_t height, int64_
 Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width) {
   check_adaptive("adaptive_avg_pool2d", x, height, width);
   if (height == 1 && width == 1) return mean(x, {2, 3}, true);
-  if (const auto even = even_windows(x, height, width)) return avg_pool2d(x, *even);
+  const auto named = [](const Tensor& y) {
+    return autograd::renamed(y, "AdaptiveAvgPool2DBackward0");
+  };
+  if (const auto even = even_windows(x, height, width)) return named(avg_pool2d(x, *even));
   // A window's mean is the mean of its rows' means.
   const auto mean_of = [](const Tensor& part, int dim) { return mean(part, {dim}, true); };
-  return over_windows(over_windows(x, 3, width, mean_of), 2, height, mean_of);
+  return named(over_windows(over_windows(x, 3, width, mean_of), 2, height, mean_of));
 }
 
 Tensor adaptive_max_pool2d(const Tensor& x, int64_t height, int64_t width) {
   check_adaptive("adaptive_max_pool2d", x, height, width);
-  if (const auto even = even_windows(x, height, width)) return max_pool2d(x, *even);
+  const auto named = [](const Tensor& y) {
+    return autograd::renamed(y, "AdaptiveMaxPool2DBackward0");
+  };
+  if (const auto even = even_windows(x, height, width)) return named(max_pool2d(x, *even));
   // Columns first: on ties the first element in row-major order keeps the gradient.
   const auto max_of = [](const Tensor& part, int dim) { return max(part, dim, true).values; };
-  return over_windows(over_windows(x, 3, width, max_of), 2, height, max_of);
+  return named(over_windows(over_windows(x, 3, width, max_of), 2, height, max_of));
 }
 
 }  // namespace lockstep

@@ -187,7 +187,8 @@ Tensor sum_to_size(const Tensor& gradient, const Dims& sizes) {
   for (int d = 0; d < gradient.dim(); ++d) {
     if (d < lead || (sizes[d - lead] == 1 && gradient.sizes()[d] != 1)) dims.push_back(d);
   }
-  return (dims.empty() ? gradient : sum(gradient, dims, true)).reshape(sizes);
+  const Tensor y = dims.empty() ? gradient : sum(gradient, dims, true);
+  return y.sizes() == sizes ? y : y.reshape(sizes);
 }
 
 Tensor Tensor::sum() const { return lockstep::sum(*this); }

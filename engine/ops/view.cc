@@ -229,6 +229,7 @@ Tensor Tensor::flatten(int64_t start_dim, int64_t end_dim) const {
   const int start = wrap_dim(start_dim, dim()), end = wrap_dim(end_dim, dim());
   check(start <= end, "flatten() has invalid args: start_dim cannot come after end_dim");
   if (dim() == 0) return reshape({1});
+  if (start == end) return *this;
   Dims sizes;
   for (int d = 0; d < dim(); ++d) {
     if (d > start && d <= end) {
@@ -243,17 +244,17 @@ Tensor Tensor::flatten(int64_t start_dim, int64_t end_dim) const {
 Tensor Tensor::permute(const Dims& dims) const { return permuted(*this, dims, "PermuteBackward0"); }
 
 Tensor Tensor::transpose(int64_t dim0, int64_t dim1) const {
-  if (dim() == 0) return *this;
   Dims order;
   for (int d = 0; d < dim(); ++d) order.push_back(d);
-  std::swap(order[wrap_dim(dim0, dim())], order[wrap_dim(dim1, dim())]);
+  const int first = wrap_dim(dim0, dim()), second = wrap_dim(dim1, dim());
+  if (dim() > 0) std::swap(order[first], order[second]);
   return permuted(*this, order, "TransposeBackward0");
 }
 
 Tensor Tensor::t() const {
   check(dim() <= 2, "t() expects a tensor with <= 2 dimensions, but self is {}D", dim());
-  if (dim() < 2) return *this;
-  return permuted(*this, {1, 0}, "TBackward0");
+  const Dims order = dim() == 2 ? Dims{1, 0} : Dims::filled(dim(), 0);
+  return permuted(*this, order, "TBackward0");
 }
 
 Tensor Tensor::movedim(const Dims& source, const Dims& destination) const {

@@ -226,7 +226,7 @@ class Tensor {
   // -- in place; const because the handle does not change
   const Tensor& copy_(const Tensor& source) const;  // broadcasts and converts
   const Tensor& fill_(Scalar value) const;
-  const Tensor& zero_() const { return fill_(0); }
+  const Tensor& zero_() const;
   const Tensor& add_(const Tensor& other, Scalar alpha = 1) const;
   const Tensor& add_(Scalar other) const;
   const Tensor& sub_(const Tensor& other, Scalar alpha = 1) const;

@@ -419,8 +419,8 @@ case("clamp_bounds", lambda x, a: torch.clamp(x, min=a), bounds[:2], {"bounds": 
 case("clamp_bounds", lambda x, b: torch.clamp(x, max=b), bounds[:2], {"bounds": "high"})
 case("clamp_bounds", lambda x, a, b: torch.clamp(x, a, b),
      [kinks, torch.zeros(5).double(), torch.ones(5).double()], {"bounds": "both"}, twice=None)
-case("clamp_min", lambda x: torch.clamp(x, min=0.25), [values(3, 4)], {"low": 0.25})
-case("clamp_max", lambda x: torch.clamp(x, max=0.25), [values(3, 4)], {"high": 0.25})
+case("clamp_min", lambda x: torch.clamp_min(x, 0.25), [values(3, 4)], {"low": 0.25})
+case("clamp_max", lambda x: torch.clamp_max(x, 0.25), [values(3, 4)], {"high": 0.25})
 case("clamp_min", lambda x: torch.clamp(x, min=2), [torch.tensor([-5, 0, 2, 2 ** 62])], {"low": 2})
 case("clamp_max", lambda x: torch.clamp(x, max=2), [torch.tensor([-2 ** 62, 0, 2, 5])], {"high": 2})
 

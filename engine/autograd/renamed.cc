@@ -1,0 +1,26 @@
+#include "lockstep/engine/autograd/renamed.h"
+
+#include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
+
+namespace lockstep::autograd {
+namespace {
+
+struct RenamedBackward final : OpNode<1> {
+  std::string_view label;
+  std::string_view name() const override { return label; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = gradients[0];
+  }
+};
+
+}  // namespace
+
+Tensor renamed(const Tensor& y, std::string_view label) {
+  if (!grad_enabled() || !y.requires_grad()) return y;
+  const Tensor same = alias_of(y, y.sizes(), y.strides(), y.storage_offset());
+  record<RenamedBackward>(same, y)->label = label;
+  return same;
+}
+
+}  // namespace lockstep::autograd
