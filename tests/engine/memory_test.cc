@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "lockstep/engine/autograd/backward.h"
+#include "lockstep/engine/autograd/checkpoint.h"
 #include "lockstep/engine/autograd/function.h"
 #include "lockstep/engine/ops/ops.h"
 
@@ -75,6 +76,18 @@ struct KeepsItsArgument : autograd::Function<KeepsItsArgument> {
   }
 };
 
+struct WritesItsArgument : autograd::Function<WritesItsArgument> {
+  static Tensor forward(autograd::FunctionContext& context, const Tensor& x) {
+    x.mul_(2);
+    context.mark_dirty({x});
+    context.save_for_backward({x});
+    return x;
+  }
+  static std::vector<Tensor> backward(autograd::FunctionContext&, const std::vector<Tensor>& g) {
+    return {g[0] * 2};
+  }
+};
+
 // No graph owns itself: without any backward everything goes with the last handle.
 TEST(Memory, GraphsWithoutBackwardGo) {
   const Tensor x = ones({1000}, {.requires_grad = true}), w = ones({1000}, {.requires_grad = true});
@@ -118,6 +131,21 @@ TEST(Memory, GraphsWithoutBackwardGo) {
        [](const Tensor& x, const Tensor&) {
          const Tensor y = KeepsItsArgument::apply(x * 2);
          y.add_(KeepsItsArgument::apply(y));
+       }},
+      {"a custom function that writes",
+       [](const Tensor& x, const Tensor&) {
+         const Tensor y = x * 2;
+         WritesItsArgument::apply(y);
+         WritesItsArgument::apply(y.narrow(0, 0, 500));
+       }},
+      {"checkpoints",
+       [](const Tensor& x, const Tensor& w) {
+         const auto inner = [&w](const std::vector<Tensor>& in) { return exp(in[0] * w); };
+         const auto outer = [&inner](const std::vector<Tensor>& in) {
+           const Tensor y = autograd::checkpoint(inner, {in[0] * 2});
+           return y.add_(autograd::checkpoint(inner, {y.clone()}));
+         };
+         autograd::checkpoint(outer, {x * 2});
        }},
       {"second derivatives",
        [](const Tensor& x, const Tensor& w) {
