@@ -3,8 +3,8 @@
 #
 #   scripts/install_packages.sh build|test|lint...
 #
-# build: compiler, libraries, MPI and what the examples train on; test: GoogleTest; lint: the pinned
-# clang tools.
+# build: compiler, libraries, MPI and what the examples train on; test: GoogleTest, and ip for tests
+# across several hosts; lint: the pinned clang tools.
 # Without apt it checks that what the packages would bring is there and lists what is not.
 set -euo pipefail
 
@@ -28,7 +28,8 @@ dataset-fashion-mnist  folder /usr/share/datasets/fashion-mnist
 bible-kjv-text         file /usr/lib/bible.data'
 packages[test]='
 libgtest-dev           header gtest/gtest.h
-libgmock-dev           header gmock/gmock.h'
+libgmock-dev           header gmock/gmock.h
+iproute2               command ip'
 packages[lint]='
 clang-format-14        command clang-format-14
 clang-tidy-14          command run-clang-tidy-14'

@@ -46,7 +46,7 @@ TEST_P(ThreadsGroup, Conforms) {
   EXPECT_EQ(ran, size);
 }
 INSTANTIATE_TEST_SUITE_P(All, ThreadsGroup,
-                         ::testing::Combine(::testing::Values(1, 2, 3, 4, 5, 8),
+                         ::testing::Combine(::testing::Values(1, 2, 3, 4, 5, 6, 7, 8),
                                             ::testing::ValuesIn(conformance_cases())),
                          case_name);
 
