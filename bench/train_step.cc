@@ -1,6 +1,7 @@
 // Times a training step on synthetic data, split in its parts: the models and the settings of the
-// usual PyTorch comparison (MLP 784-512-512-10 and a small CNN, Adam). One JSON line from rank 0,
-// medians in milliseconds. The batch is per rank.
+// usual PyTorch comparison (models.h). One JSON line from rank 0, medians in milliseconds. The
+// batch is per rank. With --alone every rank trains for itself: what the step takes without
+// communication.
 //
 //   train_step --model cnn --batch 64 --threads 1
 //   mpirun -n 2 train_step --model mlp --batch 64 --threads 1
@@ -17,31 +18,13 @@
 #include "lockstep/launch/environment.h"
 #include "lockstep/lockstep.h"
 
+#include "models.h"
+
 using namespace lockstep;
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-struct Net : nn::Module {
-  virtual Tensor forward(const Tensor& x) = 0;
-};
-
-struct Mlp : Net {
-  nn::Linear fc1{784, 512}, fc2{512, 512}, fc3{512, 10};
-  Mlp() { register_modules({{"fc1", fc1}, {"fc2", fc2}, {"fc3", fc3}}); }
-  Tensor forward(const Tensor& x) override { return fc3(relu(fc2(relu(fc1(x))))); }
-};
-
-struct Cnn : Net {
-  nn::Conv2d conv1{1, 32, 3}, conv2{32, 64, 3};
-  nn::Linear fc1{9216, 128}, fc2{128, 10};
-  Cnn() { register_modules({{"conv1", conv1}, {"conv2", conv2}, {"fc1", fc1}, {"fc2", fc2}}); }
-  Tensor forward(const Tensor& x) override {
-    const auto h = max_pool2d(relu(conv2(relu(conv1(x)))), 2);
-    return fc2(relu(fc1(flatten(h, 1))));
-  }
-};
 
 struct Settings {
   std::string model = "mlp";
@@ -49,6 +32,7 @@ struct Settings {
   int threads = 1;
   int64_t steps = 0;
   double seconds = 6.0;
+  bool alone = false;
 };
 
 double median(std::vector<double> values) {
@@ -63,18 +47,17 @@ struct Times {
 };
 
 void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& group) {
-  std::unique_ptr<Net> net;
-  Tensor x;
-  if (s.model == "mlp") {
-    net = std::make_unique<Mlp>();
-    x = randn({s.batch, 784});
+  const bench::Workload work = bench::make_workload(s.model, s.batch);
+  distributed::DataParallel replicas(*work.net, s.alone ? distributed::make_single_group() : group);
+  const int64_t ranks = replicas.group().size();
+  std::unique_ptr<optim::Optimizer> optimizer;
+  if (work.sgd) {
+    optimizer = std::make_unique<optim::SGD>(
+        work.net->parameters(),
+        optim::SgdOptions{.lr = 0.05, .momentum = 0.9, .weight_decay = 5e-4});
   } else {
-    net = std::make_unique<Cnn>();
-    x = randn({s.batch, 1, 28, 28});
+    optimizer = std::make_unique<optim::Adam>(work.net->parameters());
   }
-  const Tensor y = (10.0 * rand({s.batch})).to(DType::kInt64);
-  distributed::DataParallel replicas(*net, group);
-  optim::Adam adam(net->parameters());
 
   Times times;
   const auto ms = [](Clock::time_point from, Clock::time_point to) {
@@ -84,18 +67,18 @@ void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& gr
   const auto step = [&] {
     data::Step batch;
     batch.index = index++;
-    batch.global_samples = s.batch * group->size();
-    batch.micros.push_back({x, y, group->rank(), s.batch});
+    batch.global_samples = s.batch * ranks;
+    batch.micros.push_back({work.x, work.y, replicas.group().rank(), s.batch});
     const auto t0 = Clock::now();
     Clock::time_point t1;
     for (auto& micro : replicas.accumulate(batch)) {
-      const auto loss = nn::cross_entropy(net->forward(micro.x), micro.y);
+      const auto loss = work.loss(micro.x, micro.y);
       t1 = Clock::now();
       replicas.backward(loss, micro.size());
     }
     const auto t2 = Clock::now();
-    adam.step();
-    adam.zero_grad();
+    optimizer->step();
+    optimizer->zero_grad();
     const auto t3 = Clock::now();
     const double exposed = 1e3 * batch.report.exposed_communication_seconds;
     times.forward.push_back(ms(t0, t1));
@@ -127,11 +110,12 @@ void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& gr
 int main(int argc, char** argv) {
   Settings s;
   CLI::App app("Times a training step");
-  app.add_option("--model", s.model)->check(CLI::IsMember({"mlp", "cnn"}));
+  app.add_option("--model", s.model)->check(CLI::IsMember(bench::workload_names()));
   app.add_option("--batch", s.batch, "samples per rank")->check(CLI::PositiveNumber);
   app.add_option("--threads", s.threads, "threads per rank")->check(CLI::PositiveNumber);
   app.add_option("--steps", s.steps, "steps to time; 0: as many as fit --seconds");
   app.add_option("--seconds", s.seconds);
+  app.add_flag("--alone", s.alone, "no communication between the ranks");
   CLI11_PARSE(app, argc, argv);
   try {
     set_num_threads(s.threads);
