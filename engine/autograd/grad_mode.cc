@@ -8,7 +8,7 @@ thread_local bool enabled = true;
 thread_local bool inference = false;
 }  // namespace
 
-bool grad_enabled() { return enabled; }
+bool grad_enabled() { return enabled && !inference; }
 void set_grad_enabled(bool value) { enabled = value; }
 
 bool inference_mode_enabled() { return inference; }

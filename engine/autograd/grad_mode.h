@@ -2,7 +2,8 @@
 
 namespace lockstep::autograd {
 
-// Whether the calling thread records operations. On by default.
+// Whether the calling thread records operations: the mode below, which is on by default, and never
+// within an InferenceMode, whatever guards are inside it.
 bool grad_enabled();
 void set_grad_enabled(bool enabled);
 

@@ -22,6 +22,9 @@ const Tensor& Tensor::requires_grad_(bool requires_grad) const {
                  "var_no_grad = var.detach().");
     return *this;
   }
+  check<Error>(
+      !requires_grad || !impl_->inference || autograd::inference_mode_enabled(),
+      "Setting requires_grad=True on inference tensor outside InferenceMode is not allowed.");
   if (requires_grad || impl_->autograd) impl_->meta().requires_grad = requires_grad;
   return *this;
 }

@@ -74,6 +74,41 @@ TEST(InferenceMode, KeepsTensorsOutOfAutograd) {
   EXPECT_EQ((x * inside.clone()).item(), 10.0);
 }
 
+TEST(InferenceMode, OutranksEnableGrad) {
+  const Tensor x = tensor({2.0}, {.requires_grad = true});
+  const autograd::EnableGrad outside;
+  {
+    const autograd::InferenceMode inference;
+    const autograd::EnableGrad inside;
+    EXPECT_FALSE(autograd::grad_enabled());
+    EXPECT_FALSE((x * 2.0).requires_grad());
+    {
+      const autograd::InferenceMode again;
+      const autograd::NoGrad no_grad;
+    }
+    EXPECT_FALSE((x * 2.0).requires_grad());
+  }
+  EXPECT_TRUE(autograd::grad_enabled());
+  EXPECT_TRUE((x * 2.0).requires_grad());
+}
+
+TEST(InferenceMode, ItsTensorsRequireGradWithinItOnly) {
+  Tensor inside, marked;
+  {
+    const autograd::InferenceMode inference;
+    inside = tensor({1.0});
+    marked = tensor({1.0}).requires_grad_();
+    EXPECT_TRUE(marked.requires_grad());
+    EXPECT_FALSE((marked * 2.0).requires_grad());
+  }
+  const char* text =
+      "Setting requires_grad=True on inference tensor outside InferenceMode is not allowed.";
+  EXPECT_EQ(error_of([&] { inside.requires_grad_(); }), text);
+  EXPECT_EQ(error_of([&] { marked.requires_grad_(); }), text);
+  EXPECT_FALSE(inside.requires_grad_(false).requires_grad());
+  EXPECT_TRUE(inside.clone().requires_grad_().requires_grad());
+}
+
 TEST(Picture, DrawsLeavesOpsWhatTheySaveAndTheRoot) {
   const Tensor x = tensor({1.0, 2.0}, {.requires_grad = true});
   const Tensor y = (x * x).sum();
