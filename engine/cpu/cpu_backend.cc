@@ -8,6 +8,7 @@
 #include "lockstep/engine/cpu/elementwise.h"
 #include "lockstep/engine/cpu/gemm.h"
 #include "lockstep/engine/cpu/gemm_half.h"
+#include "lockstep/engine/cpu/gemm_integer.h"
 #include "lockstep/engine/cpu/in_float32.h"
 #include "lockstep/engine/cpu/indexing.h"
 #include "lockstep/engine/cpu/norm.h"
@@ -198,6 +199,7 @@ class CpuBackend final : public Backend {
 
   void gemm(const GemmCall& c) override {
     if (c.dtype == DType::kBFloat16 || c.dtype == DType::kFloat16) return gemm_half(c);
+    if (is_integral(c.dtype)) return gemm_integer(c);
     for_float_or_double("gemm", c.dtype, [&]<typename T>(T*) {
       const GemmArgs<T> args{.transpose_a = c.trans_a,
                              .transpose_b = c.trans_b,

@@ -67,6 +67,9 @@ Tensor clamp_to_one_bound(const Tensor& x, double low, double high, std::string_
 Tensor clamp(const Tensor& x, const Tensor& low, const Tensor& high) {
   check(low.defined() || high.defined(),
         "torch.clamp: At least one of 'min' or 'max' must not be None");
+  const auto is_bool = [](const Tensor& t) { return !t.defined() || t.dtype() == DType::kBool; };
+  check(!is_bool(x) || !is_bool(low) || !is_bool(high),
+        "[clamp] bool tensors are not supported here; convert with to(DType::kInt64) first");
   Tensor y = x;
   {
     const autograd::NoGrad no_grad;

@@ -266,11 +266,13 @@ const Tensor& Tensor::add_(Scalar other) const {
   return *this;
 }
 const Tensor& Tensor::sub_(const Tensor& other, Scalar alpha) const {
+  pointwise::check_subtraction(*this, other);
   pointwise::check_alpha(*this, other, alpha);
   add_into("sub_", *this, other, -alpha.to<double>(), "SubBackward0");
   return *this;
 }
 const Tensor& Tensor::sub_(Scalar other) const {
+  pointwise::check_subtraction(*this, other);
   add_into("sub_", *this, other, -1, "SubBackward0");
   return *this;
 }

@@ -126,7 +126,7 @@ LOCKSTEP_BINARY_FUNCTOR(tanh_backward, a*(T(1) - b * b))
 LOCKSTEP_BINARY_FUNCTOR(clamp_backward, b >= bound<T>(p) && b <= bound<T>(q) ? a : T(0))
 LOCKSTEP_BINARY_FUNCTOR(hardtanh_backward, b <= bound<T>(p) || b >= bound<T>(q) ? T(0) : a)
 LOCKSTEP_BINARY_FUNCTOR(leaky_relu_backward, b > T(0) ? a : a * T(p))
-LOCKSTEP_BINARY_FUNCTOR(elu_backward, b > T(0) ? a : a * T(p) * math::exp(b))
+LOCKSTEP_BINARY_FUNCTOR(elu_backward, b <= T(0) ? a * T(p) * math::exp(b) : a)  // a at NaN
 LOCKSTEP_BINARY_FUNCTOR(softplus_backward, b* T(p) > T(q) ? a : a / (T(1) + math::exp(-b * T(p))))
 LOCKSTEP_BINARY_FUNCTOR(gelu_erf_backward, a*(T(0.5) * (T(1) + math::erf(b * T(kSqrtHalf))) +
                                               b * T(kInvSqrt2Pi) * math::exp(T(-0.5) * b * b)))

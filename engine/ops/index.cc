@@ -3,6 +3,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/masks.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -80,11 +81,10 @@ struct EmbeddingBackward0 final : OpNode<1> {
   }
 };
 
-// Reads the indices on the host, since a wrong one must not reach a kernel.
-Tensor checked_index(const char* op, const Tensor& index, int dim, int64_t size) {
-  check(index.dtype() == DType::kInt64, "{}(): Expected dtype int64 for index, got {}", op,
-        name_of(index.dtype()));
-  check(index.dim() <= 1, "{}(): Index is supposed to be a vector", op);
+// As int64. Reads the indices on the host, since a wrong one must not reach a kernel.
+Tensor checked_index(const char* op, const Tensor& given, int dim, int64_t size) {
+  check(given.dim() <= 1, "{}(): Index is supposed to be a vector", op);
+  const Tensor index = given.to(DType::kInt64);
   const Tensor host = index.reshape({-1}).to(Device{}).contiguous();
   for (int64_t i = 0; i < host.numel(); ++i) {
     const int64_t at = host.data<int64_t>()[i];
@@ -94,13 +94,24 @@ Tensor checked_index(const char* op, const Tensor& index, int dim, int64_t size)
   return index.reshape({-1}).contiguous();
 }
 
-// What index() was given, masks replaced by what they select; undefined for whole dimensions.
-std::vector<Tensor> plain_indices(const Tensor& x, const std::vector<Tensor>& indices) {
+bool names_places(const Tensor& index) {
+  return index.dtype() == DType::kInt64 || index.dtype() == DType::kInt32;
+}
+
+bool is_mask(const Tensor& t) { return t.dtype() == DType::kBool || t.dtype() == DType::kUInt8; }
+
+// What index() was given, masks replaced by what they select; undefined for whole dimensions. A
+// mask without dimensions stands for a new one of x, of which it takes all or nothing.
+std::vector<Tensor> plain_indices(Tensor& x, const std::vector<Tensor>& indices) {
   std::vector<Tensor> plain;
   for (const Tensor& index : indices) {
     if (!index.defined()) {
       plain.push_back(index);
-    } else if (index.dtype() == DType::kBool) {
+    } else if (is_mask(index) && index.dim() == 0) {
+      x = x.unsqueeze(static_cast<int64_t>(plain.size()));
+      const int64_t count = index.item<bool>() ? 1 : 0;
+      plain.push_back(zeros({count}, {DType::kInt64, index.device()}));
+    } else if (is_mask(index)) {
       for (int d = 0; d < index.dim(); ++d) {
         const int at = static_cast<int>(plain.size()) + d;
         check(at < x.dim() && index.size(d) == x.size(at),
@@ -139,6 +150,7 @@ Dims index_shape(const Dims& shape, const std::vector<Tensor>& indices, int d) {
 Tensor index_select(const Tensor& x, int64_t dim, const Tensor& index) {
   check(x.dim() > 0, "index_select() cannot be applied to a 0-dim tensor.");
   const int d = wrap_dim(dim, x.dim());
+  check(names_places(index), "index_select(): Expected dtype int32 or int64 for index");
   const Tensor flat_index = checked_index("index_select", index, d, x.size(d));
   Dims sizes = x.sizes();
   sizes[d] = flat_index.numel();
@@ -164,6 +176,8 @@ Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor
         "index_add_(): Number of indices ({}) should be equal to source.size(dim): ({}), for dim: "
         "{}",
         index.numel(), source.size(d), d);
+  check(names_places(index), "index_add_(): Expected dtype int32/int64 for index but got: {}",
+        name_of(index.dtype()));
   const Tensor flat_index = checked_index("index_add_", index, d, x.size(d));
   Dims expected = x.sizes();
   expected[d] = flat_index.numel();
@@ -183,7 +197,8 @@ Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor
 
 // The indexed dimensions go to the front, where the indices become one flat position; if they were
 // neighbours, the dimensions of the result that they stand for go back to where they were.
-Tensor index(const Tensor& x, const std::vector<Tensor>& indices) {
+Tensor index(const Tensor& given, const std::vector<Tensor>& indices) {
+  Tensor x = given;
   const std::vector<Tensor> plain = plain_indices(x, indices);
   Dims order, rest;
   int first = -1, last = -1;
@@ -259,7 +274,8 @@ Tensor nonzero(const Tensor& x) {
 }
 
 Tensor masked_select(const Tensor& x, const Tensor& mask) {
-  check(mask.dtype() == DType::kBool, "masked_select: expected BoolTensor or ByteTensor for mask");
+  check(is_mask(mask), "masked_select: expected BoolTensor or ByteTensor for mask");
+  check_byte_mask(mask);
   const Dims sizes = broadcast_shapes(x.sizes(), mask.sizes());
   const Tensor full = x.expand(sizes);
   const Tensor positions = nonzero(mask.expand(sizes).reshape({-1})).reshape({-1});
@@ -268,6 +284,10 @@ Tensor masked_select(const Tensor& x, const Tensor& mask) {
 
 Tensor embedding(const Tensor& indices, const Tensor& weight, int64_t padding_idx) {
   check(weight.dim() == 2, "'weight' must be 2-D");
+  check(names_places(indices),
+        "Expected tensor for argument #1 'indices' to have one of the following scalar types: "
+        "Long, Int; but got {} instead (while checking arguments for embedding)",
+        name_of(indices.dtype()));
   const Tensor flat = checked_index("embedding", indices.reshape({-1}), 0, weight.size(0));
   Dims sizes = indices.sizes();
   sizes.push_back(weight.size(1));

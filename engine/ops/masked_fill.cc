@@ -1,6 +1,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/view_history.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/masks.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -21,8 +22,9 @@ struct MaskedFillBackward0 final : autograd::OpNode<1> {
 };
 
 Tensor fill_value(const Tensor& mask, const Operand& value) {
-  check(mask.dtype() == DType::kBool, "masked_fill only supports boolean masks, but got mask of {}",
-        name_of(mask.dtype()));
+  check(mask.dtype() == DType::kBool || mask.dtype() == DType::kUInt8,
+        "masked_fill only supports boolean masks, but got mask of {}", name_of(mask.dtype()));
+  check_byte_mask(mask);
   const Tensor number = value.is_tensor() ? value.tensor() : Tensor();
   check(!number.defined() || number.dim() == 0,
         "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with {} "

@@ -2,6 +2,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
@@ -38,6 +39,11 @@ Tensor triangle(const Tensor& x, int64_t diagonal, bool lower) {
 
 Tensor tril(const Tensor& x, int64_t diagonal) { return triangle(x, diagonal, true); }
 Tensor triu(const Tensor& x, int64_t diagonal) { return triangle(x, diagonal, false); }
+
+void check_byte_mask(const Tensor& mask) {
+  if (mask.dtype() != DType::kUInt8 || mask.numel() == 0) return;
+  check(max(mask).item<int64_t>() <= 1, "Mask tensor can take 0 and 1 values only");
+}
 
 Tensor Tensor::tril(int64_t diagonal) const { return lockstep::tril(*this, diagonal); }
 Tensor Tensor::triu(int64_t diagonal) const { return lockstep::triu(*this, diagonal); }

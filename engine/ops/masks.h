@@ -9,4 +9,7 @@ namespace lockstep {
 Tensor tril(const Tensor& x, int64_t diagonal = 0);
 Tensor triu(const Tensor& x, int64_t diagonal = 0);
 
+// Internal: throws if a mask of bytes has others than 0 and 1.
+void check_byte_mask(const Tensor& mask);
+
 }  // namespace lockstep

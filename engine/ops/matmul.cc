@@ -1,5 +1,7 @@
 #include "lockstep/engine/ops/matmul.h"
 
+#include <cmath>
+
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
@@ -40,10 +42,9 @@ MatrixArg as_matrix(const Tensor& x) {
 }
 
 void check_pair(const char* name, const Tensor& a, const Tensor& b) {
-  check(a.dtype() == b.dtype(),
-        "[{}] expected both matrices to have the same dtype, but got {} and {}", name,
-        name_of(a.dtype()), name_of(b.dtype()));
-  check(is_floating(a.dtype()), "[{}] supports floating tensors, got {}", name, name_of(a.dtype()));
+  check(a.dtype() == b.dtype(), "expected scalar type {} but found {}", name_of(a.dtype()),
+        name_of(b.dtype()));
+  check(a.dtype() != DType::kBool, "[{}] supports numbers, got bool", name);
   check(a.device() == b.device(), "[{}] tensors are on different devices, {} and {}", name,
         a.device().str(), b.device().str());
 }
@@ -125,8 +126,8 @@ struct AddmmBackward0 final : OpNode<2> {
 }  // namespace
 
 Tensor mm(const Tensor& a, const Tensor& b) {
-  check(a.dim() == 2 && b.dim() == 2, "[mm] expects matrices, got sizes {} and {}", a.sizes().str(),
-        b.sizes().str());
+  check(a.dim() == 2, "self must be a matrix");
+  check(b.dim() == 2, "mat2 must be a matrix");
   check(a.size(1) == b.size(0), "mat1 and mat2 shapes cannot be multiplied ({}x{} and {}x{})",
         a.size(0), a.size(1), b.size(0), b.size(1));
   check_pair("mm", a, b);
@@ -140,8 +141,8 @@ Tensor mm(const Tensor& a, const Tensor& b) {
 }
 
 Tensor bmm(const Tensor& a, const Tensor& b) {
-  check(a.dim() == 3 && b.dim() == 3, "batch1 and batch2 must be 3D tensors, got sizes {} and {}",
-        a.sizes().str(), b.sizes().str());
+  check(a.dim() == 3, "batch1 must be a 3D tensor");
+  check(b.dim() == 3, "batch2 must be a 3D tensor");
   check(
       a.size(0) == b.size(0) && a.size(2) == b.size(1),
       "Expected size for first two dimensions of batch2 tensor to be: [{}, {}] but got: [{}, {}].",
@@ -214,6 +215,9 @@ Tensor product_with_vector(const char* name, const Tensor& a, const Tensor& b, c
 Tensor dot(const Tensor& a, const Tensor& b) {
   check(a.dim() == 1 && b.dim() == 1, "1D tensors expected, but got {}D and {}D tensors", a.dim(),
         b.dim());
+  check(a.dtype() == b.dtype(),
+        "dot : expected both vectors to have same dtype, but found {} and {}", name_of(a.dtype()),
+        name_of(b.dtype()));
   check(a.size(0) == b.size(0),
         "inconsistent tensor size, expected tensor {} and src {} to have the same number of "
         "elements, but got {} and {} elements respectively",
@@ -278,7 +282,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   check(bias.dim() == 1 && bias.size(0) == out, "[linear] bias must be [{}], got {}", out,
         bias.sizes().str());
   check_pair("linear", x, weight);
-  check_pair("linear", x, bias);
+  check(bias.dtype() == x.dtype(), "self and mat2 must have the same dtype");
   if (x.dim() != 2) {
     Dims sizes = x.sizes();
     sizes[sizes.size() - 1] = out;
@@ -311,6 +315,17 @@ struct ScaledAddmmBackward final : OpNode<2> {
 
 }  // namespace
 
+namespace {
+
+// A factor of integer matrices.
+Scalar whole(const char* name, double factor) {
+  check(factor == std::trunc(factor),
+        "For integral input tensors, argument {} must not be a floating point number.", name);
+  return static_cast<int64_t>(factor);
+}
+
+}  // namespace
+
 Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b, double beta, double alpha) {
   Tensor y;
   {
@@ -320,7 +335,10 @@ Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b, double beta, dou
     const auto wide = [&](const Tensor& t) { return half ? t.to(DType::kFloat32) : t; };
     const Tensor product = mm(wide(a), wide(b));
     const Tensor bias = wide(c).expand(product.sizes());
-    const Tensor scaled = alpha == 1 ? product : mul(product, alpha);
+    const bool integers = !is_floating(a.dtype());
+    const Scalar factor = integers ? whole("alpha", alpha) : Scalar(alpha);
+    if (integers) whole("beta", beta);
+    const Tensor scaled = alpha == 1 ? product : mul(product, factor);
     y = beta == 0 ? scaled : add_scaled(scaled, bias, beta);
     if (half) y = y.to(a.dtype());
   }

@@ -2,8 +2,8 @@
 
 #include "lockstep/engine/tensor/tensor.h"
 
-// Operands are floating and of one dtype; bfloat16 and float16 are added up in float32 and rounded
-// once.
+// Operands are numbers of one dtype; bfloat16 and float16 are added up in float32 and rounded once,
+// integers wrap.
 namespace lockstep {
 
 // PyTorch's matmul: vectors, matrices, and batches of matrices (..., M, K) x (..., K, N) whose

@@ -317,20 +317,23 @@ Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
 namespace {
 
 void check_exponent(DType dtype, Scalar exponent) {
-  check(is_floating(dtype) || (!exponent.is_floating() && exponent.to<int64_t>() >= 0),
-        "[pow] Integers to negative integer powers are not allowed; nor are fractions: {} to {}",
-        name_of(dtype), exponent.to<double>());
+  check(is_floating(dtype) || exponent.is_floating() || exponent.to<int64_t>() >= 0,
+        "Integers to negative integer powers are not allowed.");
 }
 
 }  // namespace
 
 Tensor pow(const Tensor& x, Scalar exponent) {
   check_exponent(x.dtype(), exponent);
-  return pow_scalar(x, exponent.to<double>());
+  const DType wanted = exponent.promote_with(x.dtype());
+  return pow_scalar(wanted == x.dtype() ? x : x.to(wanted), exponent.to<double>());
 }
 
 const Tensor& pow_(const Tensor& x, Scalar exponent) {
   check_exponent(x.dtype(), exponent);
+  const DType wanted = exponent.promote_with(x.dtype());
+  check(wanted == x.dtype() || is_floating(x.dtype()), "Found dtype {} but expected {}",
+        name_of(x.dtype()), name_of(wanted));
   return pow_scalar_(x, exponent.to<double>());
 }
 

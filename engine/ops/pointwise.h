@@ -55,7 +55,8 @@ LOCKSTEP_POINTWISE_OPS(LOCKSTEP_OP)
 #undef LOCKSTEP_DECLARE_Compare
 #undef LOCKSTEP_DECLARE_Where
 
-// x to a number; integer tensors take non-negative integers only.
+// x to a number. Integers stay integers under integer exponents, which must not be negative, and
+// become floating under others.
 Tensor pow(const Tensor& x, Scalar exponent);
 const Tensor& pow_(const Tensor& x, Scalar exponent);
 Tensor pow(const Tensor& x, const Tensor& exponent);
@@ -78,7 +79,7 @@ inline Tensor hardtanh(const Tensor& x) { return hardtanh(x, -1, 1); }
 Tensor gelu(const Tensor& x, std::string_view approximate = "none");
 
 inline Tensor logical_not(const Tensor& x) { return eq(x, 0); }
-// x with `value`, a number or a 0-d tensor, where the bool `mask` is true; has x's dtype.
+// x with `value`, a number or a 0-d tensor, where the bool or uint8 `mask` is true; has x's dtype.
 Tensor masked_fill(const Tensor& x, const Tensor& mask, const Operand& value);
 
 // Sums `gradient` over the dimensions along which `sizes` was broadcast: broadcasting undone.

@@ -137,11 +137,24 @@ void launch(PointwiseOp op, DType dtype, const Tensor& out, std::span<const Tens
 
 bool is_comparison(PointwiseOp op) { return op >= PointwiseOp::k_eq && op <= PointwiseOp::k_ge; }
 
+// Arithmetic that truth values have too: "or" for sums and maxima, "and" for products and minima.
+// It is computed in bytes.
+bool has_truths(PointwiseOp op) {
+  return op == PointwiseOp::k_add || op == PointwiseOp::k_add_scaled || op == PointwiseOp::k_mul ||
+         op == PointwiseOp::k_maximum || op == PointwiseOp::k_minimum || op == PointwiseOp::k_sign;
+}
+
 // The dtype to compute in, from the dtype of the expression.
-DType compute_dtype(const char* name, DTypes dtypes, DType result) {
+DType compute_dtype(PointwiseOp op, const char* name, DTypes dtypes, DType result) {
   if (dtypes == DTypes::kFloating && !is_floating(result)) return DType::kFloat32;
-  check(dtypes != DTypes::kArithmetic || result != DType::kBool,
-        "[{}] bool tensors are not supported here; convert with to(DType::kInt64) first", name);
+  if (dtypes == DTypes::kArithmetic && result == DType::kBool) {
+    check(op != PointwiseOp::k_neg,
+          "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to "
+          "invert a mask, use the `~` or `logical_not()` operator instead.");
+    check(has_truths(op),
+          "[{}] bool tensors are not supported here; convert with to(DType::kInt64) first", name);
+    return DType::kUInt8;
+  }
   if (result == DType::kBFloat16 || result == DType::kFloat16) return DType::kFloat32;
   return result;
 }
@@ -191,8 +204,13 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
     }
   }
   check(first != nullptr, "[{}] needs at least one tensor", name);
+  if constexpr (kInputs == 2) {
+    if (op == PointwiseOp::k_sub) check_subtraction(operands[0], operands[1]);
+  }
   result = result_type(operands);
-  const DType compute = compute_dtype(name, dtypes, result);
+  const DType compute = compute_dtype(op, name, dtypes, result);
+  // Whatever is true counts once.
+  if (op == PointwiseOp::k_add_scaled && result == DType::kBool) p = p != 0;
   // where's condition is bool whatever the values are; everything computes in one dtype.
   std::array<Tensor, kInputs> converted;
   std::array<const Tensor*, kInputs> inputs{};
@@ -213,12 +231,12 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
   }
   if (self) {
     if (!(self->sizes() == sizes)) [[unlikely]] {
-      fail("[{}] output with shape {} doesn't match the broadcast shape {}", name,
-           self->sizes().str(), sizes.str());
+      fail("output with shape {} doesn't match the broadcast shape {}", self->sizes().str(),
+           sizes.str());
     }
     const DType natural = dtypes == DTypes::kFloating && !is_floating(result) ? compute : result;
     check(category(self->dtype()) >= category(natural),
-          "[{}] result type {} can't be cast to the desired output type {}", name, name_of(natural),
+          "result type {} can't be cast to the desired output type {}", name_of(natural),
           name_of(self->dtype()));
     if (self->dtype() == compute) {
       launch(op, compute, *self, inputs, operands, p, q);
@@ -234,7 +252,8 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
                          ? empty_channels_last(sizes, out_dtype, device)
                          : empty_dense(sizes, out_dtype, device);
   launch(op, compute, out, inputs, operands, p, q);
-  const bool narrow = !is_comparison(op) && is_floating(result) && result != compute;
+  const bool as_bytes = result == DType::kBool && compute == DType::kUInt8;
+  const bool narrow = !is_comparison(op) && result != compute && (is_floating(result) || as_bytes);
   return narrow ? out.to(result) : out;
 }
 
@@ -262,6 +281,10 @@ DType result_type(std::span<const Operand> operands) {
 }
 
 Tensor unary(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& x, double p, double q) {
+  if (op == PointwiseOp::k_clamp && x.dtype() == DType::kBool && !is_fraction(p) &&
+      !is_fraction(q)) {
+    return unary(op, name, dtypes, x.to(DType::kInt64), p, q);
+  }
   return run<1>(op, name, dtypes_of_unary(op, dtypes, p, q), {Operand(x)}, p, q, nullptr);
 }
 
@@ -271,7 +294,8 @@ Tensor binary(PointwiseOp op, const char* name, DTypes dtypes, const Operand& a,
 }
 
 Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
-  check(condition.dtype() == DType::kBool, "[where] the condition must be bool, got {}",
+  check(condition.dtype() == DType::kBool || condition.dtype() == DType::kUInt8,
+        "where expected condition to be a boolean tensor, but got a tensor with dtype {}",
         name_of(condition.dtype()));
   const std::array<Operand, 2> values = {a, b};
   // Two numbers: PyTorch's default dtypes for literals.
@@ -296,6 +320,18 @@ void unary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& s
 void binary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self,
                  const Operand& other, double p, double q) {
   run<2>(op, name, dtypes, {Operand(self), other}, p, q, &self);
+}
+
+void check_subtraction(const Operand& a, const Operand& b) {
+  const auto is_bool = [](const Operand& x) {
+    return x.is_tensor() ? x.tensor().dtype() == DType::kBool : x.scalar().is_bool();
+  };
+  check(!is_bool(a) || !is_bool(b),
+        "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
+        "`logical_xor()` operator instead.");
+  check(!is_bool(a) && !is_bool(b),
+        "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to "
+        "invert a mask, use the `~` or `logical_not()` operator instead.");
 }
 
 void check_alpha(const Tensor& a, const Tensor& b, Scalar alpha) {

@@ -23,6 +23,9 @@ void binary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& 
 // deciding only within a higher category.
 DType result_type(std::span<const Operand> operands);
 
+// Throws if a - b has a truth value on either side.
+void check_subtraction(const Operand& a, const Operand& b);
+
 // Throws if alpha of a + alpha b is a floating number and both a and b are of integers.
 void check_alpha(const Tensor& a, const Tensor& b, Scalar alpha);
 

@@ -76,7 +76,7 @@
   OP(leaky_relu_backward, Binary1, kFloating, LeakyReluBackwardBackward0, kB,                      \
      leaky_relu_backward(g, b, p), kNone, zeros_like(g))                                           \
   OP(elu_backward, Binary1, kFloating, EluBackwardBackward0, kB, elu_backward(g, b, p), kA | kB,   \
-     sub(elu_backward(mul(g, a), b, p), relu_backward(mul(g, a), b)))                              \
+     where(lt(b, 0), elu_backward(mul(g, a), b, p), 0))                                            \
   OP(hardtanh_backward, Binary2, kArithmetic, HardtanhBackwardBackward0, kB,                       \
      hardtanh_backward(g, b, p, q), kNone, zeros_like(g))                                          \
   OP(eq, Compare, kAny)                                                                            \

@@ -69,6 +69,7 @@ Tensor Tensor::add(const Tensor& other, Scalar alpha) const {
 }
 Tensor Tensor::add(Scalar other) const { return lockstep::add(*this, other); }
 Tensor Tensor::sub(const Tensor& other, Scalar alpha) const {
+  pointwise::check_subtraction(*this, other);
   pointwise::check_alpha(*this, other, alpha);
   const auto factor = alpha.to<double>();
   if (factor == 1) return lockstep::sub(*this, other);

@@ -67,6 +67,14 @@ TEST(EdgeValues, RootsAreThoseOfSqrt) {
   expect_same(gradient(pow(x, -0.5), x), {-kInf, -0.0, -kInf, -0.0, -0.0625});
 }
 
+TEST(EdgeValues, DerivativesOfEluAtTheOriginAndAtNan) {
+  const Tensor x = leaf({0, -0.0, -1, 1, kNan});
+  const Tensor g = autograd::grad(elu(x, 0.5).sum(), {x}, {.create_graph = true})[0];
+  const double slope = 0.5 * std::exp(-1);
+  expect_same(g.to_vector(), {0.5, 0.5, slope, 1, 1});
+  expect_same(gradient(g, x), {0, 0, slope, 0, 0});
+}
+
 TEST(EdgeValues, SecondDerivativeOfThe3NormAtTheOrigin) {
   const Tensor x = leaf({0, 0, 0});
   const Tensor g = autograd::grad(norm(x, 3), {x}, {.create_graph = true})[0];
@@ -86,7 +94,7 @@ TEST(EdgeValues, ClampOfIntegers) {
   expect(clamp(x, 1, 2), DType::kInt64, {1, 1, 2, 2});
   expect(clamp(x, -1e30, 1e30), DType::kInt64, {0, 1, 2, 3});
   EXPECT_ERROR(x.clone().clamp_(0.5, 2.5),
-               "[clamp_] result type float32 can't be cast to the desired output type int64");
+               "result type float32 can't be cast to the desired output type int64");
   for (DType dtype : {DType::kUInt8, DType::kInt32, DType::kInt64}) {
     expect(clamp_max(x.to(dtype), 2), dtype, {0, 1, 2, 2});
     expect(clamp_min(x.to(dtype), 2), dtype, {2, 2, 2, 3});
