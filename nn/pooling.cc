@@ -17,11 +17,14 @@ Pool2dParams params_of(Pair kernel, Pair stride, Pair padding, Pair dilation, bo
           count_padding};
 }
 
-// Pooling of (N, C, L) as of (N, C, 1, L).
+// Pooling of (N, C, L) or (C, L) as of (N, C, 1, L) or (C, 1, L).
 template <typename Pool>
-Tensor over_length(const char* module, const Tensor& x, Pool&& pool) {
-  check(x.dim() == 3, "[{}] expects (N, C, L), got {}", module, x.sizes().str());
-  return pool(x.unsqueeze(2)).squeeze(2);
+Tensor over_length(const char* function, const Tensor& x, Pool&& pool) {
+  check(x.dim() == 2 || x.dim() == 3,
+        "Expected 2 to 3 dimensions, but got {}-dimensional tensor for argument #1 'self' (while "
+        "checking arguments for {})",
+        x.dim(), function);
+  return pool(x.unsqueeze(-2)).squeeze(-2);
 }
 
 }  // namespace
@@ -31,7 +34,12 @@ MaxPool1d::MaxPool1d(int64_t k, Options o)
 }
 
 Tensor MaxPool1d::forward(const Tensor& x) {
-  return over_length("MaxPool1d", x, [&](const Tensor& flat) { return max_pool2d(flat, params_); });
+  check(x.dim() == 2 || x.dim() == 3,
+        "max_pool1d: Expected 2D or 3D (batch mode) tensor with optional 0 dim batch size for "
+        "input, but got:{}",
+        x.sizes().str());
+  return over_length("max_pool1d", x,
+                     [&](const Tensor& flat) { return max_pool2d(flat, params_); });
 }
 
 MaxPool2d::MaxPool2d(Pair k, Options o)
@@ -44,7 +52,8 @@ AvgPool1d::AvgPool1d(int64_t k, Options o)
           params_of({1, k}, {1, o.stride.value_or(k)}, {0, o.padding}, 1, o.count_include_pad)) {}
 
 Tensor AvgPool1d::forward(const Tensor& x) {
-  return over_length("AvgPool1d", x, [&](const Tensor& flat) { return avg_pool2d(flat, params_); });
+  return over_length("avg_pool1d", x,
+                     [&](const Tensor& flat) { return avg_pool2d(flat, params_); });
 }
 
 AvgPool2d::AvgPool2d(Pair k, Options o)
@@ -53,7 +62,7 @@ AvgPool2d::AvgPool2d(Pair k, Options o)
 Tensor AvgPool2d::forward(const Tensor& x) { return avg_pool2d(x, params_); }
 
 Tensor AdaptiveAvgPool1d::forward(const Tensor& x) {
-  return over_length("AdaptiveAvgPool1d", x,
+  return over_length("adaptive_avg_pool1d", x,
                      [&](const Tensor& flat) { return adaptive_avg_pool2d(flat, 1, size_); });
 }
 

@@ -6,7 +6,8 @@
 #include "lockstep/nn/module.h"
 #include "lockstep/nn/pair.h"
 
-// Pooling over (N, C, L) and (N, C, H, W), with floor rounding. The stride defaults to the kernel.
+// Pooling over (N, C, L) and (N, C, H, W), both also without N, with floor rounding. The stride
+// defaults to the kernel.
 namespace lockstep::nn {
 
 class MaxPool1d : public Layer {

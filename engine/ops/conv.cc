@@ -1,5 +1,9 @@
 #include "lockstep/engine/ops/conv.h"
 
+#include <algorithm>
+#include <span>
+#include <string>
+
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/ops/layout.h"
@@ -115,42 +119,86 @@ Tensor weight_gradient(const Tensor& gy, const Tensor& x, const Dims& w_sizes,
   return gw;
 }
 
+// `dims` is that of a batch and of the weight.
+void check_dimensions(const char* name, const Tensor& x, const Tensor& weight, int dims) {
+  check(x.dim() == dims || x.dim() == dims - 1,
+        "Expected {}D (unbatched) or {}D (batched) input to {}, but got input of size: {}",
+        dims - 1, dims, name, x.sizes().str());
+  check(weight.dim() == dims, "[{}] expects a weight of {} dimensions, got {}", name, dims,
+        weight.sizes().str());
+}
+
+void check_types(const char* name, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  check(x.dtype() == weight.dtype(), "expected scalar type {} but found {}", name_of(x.dtype()),
+        name_of(weight.dtype()));
+  check(!bias.defined() || bias.dtype() == x.dtype(),
+        "Input type ({}) and bias type ({}) should be the same", name_of(x.dtype()),
+        bias.defined() ? name_of(bias.dtype()) : "");
+  check(is_floating(x.dtype()), "[{}] supports floating tensors, got {}", name, name_of(x.dtype()));
+}
+
+// Both take one number for each dimension of space.
+void check_steps(std::span<const int64_t> stride, std::span<const int64_t> padding,
+                 std::span<const int64_t> dilation, int64_t groups) {
+  const auto all = [](std::span<const int64_t> values, int64_t least) {
+    return std::all_of(values.begin(), values.end(), [&](int64_t v) { return v >= least; });
+  };
+  check(groups > 0, "non-positive groups is not supported");
+  check(all(padding, 0), "negative padding is not supported");
+  check(all(stride, 1), "non-positive stride is not supported");
+  check(all(dilation, 1), "dilation should be greater than zero, but got {}", Dims(dilation).str());
+}
+
+std::string product_of_sizes(const Dims& sizes) {
+  std::string text;
+  for (int64_t n : sizes) text += (text.empty() ? "" : " x ") + std::to_string(n);
+  return text;
+}
+
+// Of a batched convolution, in its own dimensions.
+void check_convolution(const char* name, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                       std::span<const int64_t> stride, std::span<const int64_t> padding,
+                       std::span<const int64_t> dilation, int64_t groups) {
+  check_steps(stride, padding, dilation, groups);
+  check(weight.size(0) % groups == 0,
+        "Given groups={}, expected weight to be divisible by {} at dimension 0, but got weight of "
+        "size {} instead",
+        groups, groups, weight.sizes().str());
+  check(x.size(1) == weight.size(1) * groups,
+        "Given groups={}, weight of size {}, expected input{} to have {} channels, but got {} "
+        "channels instead",
+        groups, weight.sizes().str(), x.sizes().str(), weight.size(1) * groups, x.size(1));
+  check(!bias.defined() || (bias.dim() == 1 && bias.size(0) == weight.size(0)),
+        "Given weight of size {}, expected bias to be 1-dimensional with {} elements, but got bias "
+        "of size {} instead",
+        weight.sizes().str(), weight.size(0), bias.defined() ? bias.sizes().str() : "");
+  Dims padded, reach;
+  bool fits = true;
+  for (int i = 0; i < static_cast<int>(stride.size()); ++i) {
+    const auto at = static_cast<size_t>(i);
+    padded.push_back(x.size(2 + i) + 2 * padding[at]);
+    reach.push_back(dilation[at] * (weight.size(2 + i) - 1) + 1);
+    fits = fits && padded.back() >= reach.back();
+  }
+  check(fits,
+        "Calculated padded input size per channel: ({}). Kernel size: ({}). Kernel size can't be "
+        "greater than actual input size",
+        product_of_sizes(padded), product_of_sizes(reach));
+  check_types(name, x, weight, bias);
+}
+
 }  // namespace
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
               const Conv2dParams& params) {
-  check(x.dim() == 4 && weight.dim() == 4,
-        "[conv2d] expects x (N, C, H, W) and weight (O, C / groups, KH, KW), got {} and {}",
-        x.sizes().str(), weight.sizes().str());
-  check(params.groups >= 1, "[conv2d] groups must be positive, got {}", params.groups);
-  check(weight.size(0) % params.groups == 0,
-        "Given groups={}, expected weight to be divisible by {} at dimension 0, but got weight of "
-        "size {} instead",
-        params.groups, params.groups, weight.sizes().str());
-  check(x.size(1) == weight.size(1) * params.groups,
-        "Given groups={}, weight of size {}, expected input{} to have {} channels, but got {} "
-        "channels instead",
-        params.groups, weight.sizes().str(), x.sizes().str(), weight.size(1) * params.groups,
-        x.size(1));
-  check(!bias.defined() || (bias.dim() == 1 && bias.size(0) == weight.size(0)),
-        "[conv2d] bias must be [{}], got {}", weight.size(0),
-        bias.defined() ? bias.sizes().str() : "");
-  check(x.dtype() == weight.dtype() && (!bias.defined() || bias.dtype() == x.dtype()),
-        "Input type ({}) and weight type ({}) should be the same", name_of(x.dtype()),
-        name_of(weight.dtype()));
-  check(is_floating(x.dtype()), "[conv2d] supports floating tensors, got {}", name_of(x.dtype()));
+  check_dimensions("conv2d", x, weight, 4);
+  if (x.dim() == 3) return conv2d(x.unsqueeze(0), weight, bias, params).squeeze(0);
+  check_convolution("conv2d", x, weight, bias, params.stride, params.padding, params.dilation,
+                    params.groups);
   int64_t out[2];
   for (int i = 0; i < 2; ++i) {
-    check(params.stride[i] > 0 && params.dilation[i] > 0 && params.padding[i] >= 0,
-          "[conv2d] stride {} and dilation {} must be positive, padding {} not negative",
-          params.stride[i], params.dilation[i], params.padding[i]);
     const int64_t reach = params.dilation[i] * (weight.size(2 + i) - 1) + 1;
-    const int64_t padded = x.size(2 + i) + 2 * params.padding[i];
-    check(padded >= reach,
-          "Calculated padded input size per channel: ({}). Kernel size: ({}). Kernel size can't be "
-          "greater than actual input size",
-          padded, reach);
-    out[i] = (padded - reach) / params.stride[i] + 1;
+    out[i] = (x.size(2 + i) + 2 * params.padding[i] - reach) / params.stride[i] + 1;
   }
   const Tensor dense = activation_layout(x);
   const Tensor y = empty_in_layout_of(dense, {x.size(0), weight.size(0), out[0], out[1]});
@@ -169,29 +217,24 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
 // The adjoint of conv2d with respect to its input is the transposed convolution itself.
 Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
                         const ConvTranspose2dParams& params) {
-  check(x.dim() == 4 && weight.dim() == 4,
-        "[conv_transpose2d] expects x (N, C, H, W) and weight (C, O / groups, KH, KW), got {} and "
-        "{}",
-        x.sizes().str(), weight.sizes().str());
-  check(x.size(1) == weight.size(0) && params.groups >= 1 && x.size(1) % params.groups == 0,
+  check_dimensions("conv_transpose2d", x, weight, 4);
+  if (x.dim() == 3) return conv_transpose2d(x.unsqueeze(0), weight, bias, params).squeeze(0);
+  check_steps(params.stride, params.padding, params.dilation, params.groups);
+  check(x.size(1) == weight.size(0) && x.size(1) % params.groups == 0,
         "Given transposed=1, weight of size {}, expected input{} to have {} channels, but got {} "
         "channels instead",
         weight.sizes().str(), x.sizes().str(), weight.size(0), x.size(1));
   const int64_t channels = weight.size(1) * params.groups;
-  check(!bias.defined() || (bias.dim() == 1 && bias.size(0) == channels),
-        "[conv_transpose2d] bias must be [{}], got {}", channels,
-        bias.defined() ? bias.sizes().str() : "");
-  check(x.dtype() == weight.dtype(), "Input type ({}) and weight type ({}) should be the same",
-        name_of(x.dtype()), name_of(weight.dtype()));
-  check(is_floating(x.dtype()), "[conv_transpose2d] supports floating tensors, got {}",
-        name_of(x.dtype()));
+  check(
+      !bias.defined() || (bias.dim() == 1 && bias.size(0) == channels),
+      "Given transposed=1, weight of size {}, expected bias to be 1-dimensional with {} elements, "
+      "but got bias of size {} instead",
+      weight.sizes().str(), channels, bias.defined() ? bias.sizes().str() : "");
+  check_types("conv_transpose2d", x, weight, bias);
   Conv2dParams convolution;
   convolution.groups = params.groups;
   Dims sizes = {x.size(0), channels, 0, 0};
   for (int i = 0; i < 2; ++i) {
-    check(params.stride[i] > 0 && params.dilation[i] > 0 && params.padding[i] >= 0,
-          "[conv_transpose2d] stride {} and dilation {} must be positive, padding {} not negative",
-          params.stride[i], params.dilation[i], params.padding[i]);
     check(params.output_padding[i] >= 0 && (params.output_padding[i] < params.stride[i] ||
                                             params.output_padding[i] < params.dilation[i]),
           "output padding must be smaller than either stride or dilation, but got "
@@ -204,9 +247,11 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bia
     convolution.dilation[i] = params.dilation[i];
     sizes[2 + i] = (x.size(2 + i) - 1) * params.stride[i] - 2 * params.padding[i] +
                    params.dilation[i] * (weight.size(2 + i) - 1) + params.output_padding[i] + 1;
-    check(sizes[2 + i] > 0, "[conv_transpose2d] the output would have size {} along dimension {}",
-          sizes[2 + i], 2 + i);
   }
+  check(sizes[2] > 0 && sizes[3] > 0,
+        "Given input size per channel: ({} x {}). Calculated output size per channel: ({} x {}). "
+        "Output size is too small",
+        x.size(2), x.size(3), sizes[2], sizes[3]);
   return input_gradient(x, weight, sizes, convolution, "ConvolutionBackward0", bias);
 }
 
@@ -224,9 +269,10 @@ struct Conv1dBackward final : OpNode<1> {
 
 Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias,
               const Conv1dParams& params) {
-  check(x.dim() == 3 && weight.dim() == 3,
-        "[conv1d] expects x (N, C, L) and weight (O, C / groups, K), got {} and {}",
-        x.sizes().str(), weight.sizes().str());
+  check_dimensions("conv1d", x, weight, 3);
+  if (x.dim() == 2) return conv1d(x.unsqueeze(0), weight, bias, params).squeeze(0);
+  check_convolution("conv1d", x, weight, bias, {&params.stride, 1}, {&params.padding, 1},
+                    {&params.dilation, 1}, params.groups);
   Conv2dParams flat;
   flat.stride[1] = params.stride;
   flat.padding[1] = params.padding;

@@ -5,6 +5,8 @@
 
 namespace lockstep {
 
+// x may lack the N of each of these, and then the result does.
+
 // Cross-correlation. x (N, C, H, W), weight (O, C / groups, KH, KW), bias (O) or undefined; returns
 // (N, O, H', W') with H' = (H + 2 padding - dilation (KH - 1) - 1) / stride + 1.
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {},

@@ -18,22 +18,63 @@ namespace {
 using autograd::OpNode;
 using autograd::record;
 
+void check_window(const Pool2dParams& p) {
+  for (int i = 0; i < 2; ++i) {
+    check(p.stride[i] != 0, "stride should not be zero");
+    check(p.padding[i] >= 0, "pad must be non-negative, but got pad: {}", p.padding[i]);
+    check(p.padding[i] <= p.kernel[i] / 2,
+          "pad should be at most half of kernel size, but got pad={} and kernel_size={}",
+          p.padding[i], p.kernel[i]);
+  }
+  const auto positive = [](const int64_t(&values)[2]) { return values[0] > 0 && values[1] > 0; };
+  check(positive(p.kernel), "kernel size should be greater than zero, but got kH: {} kW: {}",
+        p.kernel[0], p.kernel[1]);
+  check(positive(p.stride), "stride should be greater than zero, but got dH: {} dW: {}",
+        p.stride[0], p.stride[1]);
+  check(positive(p.dilation),
+        "dilation should be greater than zero, but got dilationH: {} dilationW: {}", p.dilation[0],
+        p.dilation[1]);
+}
+
 Dims pooled_sizes(const char* name, const Tensor& x, const Pool2dParams& p) {
-  check(x.dim() == 4, "[{}] expects (N, C, H, W), got {}", name, x.sizes().str());
+  check(x.dim() == 4, "non-empty 3D or 4D (batch mode) tensor expected for input");
   check(is_floating(x.dtype()), "[{}] supports floating tensors, got {}", name, name_of(x.dtype()));
+  check_window(p);
+  check(x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0,
+        "Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for input, but "
+        "got:{}",
+        x.sizes().str());
   Dims sizes = x.sizes();
   for (int i = 0; i < 2; ++i) {
-    check(p.kernel[i] > 0 && p.stride[i] > 0 && p.dilation[i] > 0 && p.padding[i] >= 0 &&
-              2 * p.padding[i] <= p.kernel[i],
-          "[{}] kernel {}, stride {} and dilation {} must be positive, padding {} at most half the "
-          "kernel",
-          name, p.kernel[i], p.stride[i], p.dilation[i], p.padding[i]);
     const int64_t room = sizes[2 + i] + 2 * p.padding[i] - p.dilation[i] * (p.kernel[i] - 1) - 1;
-    check(room >= 0, "[{}] kernel {} with dilation {} is larger than the padded input {}", name,
-          p.kernel[i], p.dilation[i], sizes[2 + i] + 2 * p.padding[i]);
-    sizes[2 + i] = room / p.stride[i] + 1;
+    // Rounded down, below zero too.
+    sizes[2 + i] = room >= 0 ? room / p.stride[i] + 1 : 1 - (p.stride[i] - 1 - room) / p.stride[i];
   }
+  check(
+      sizes[2] > 0 && sizes[3] > 0,
+      "Given input size: ({}x{}x{}). Calculated output size: ({}x{}x{}). Output size is too small",
+      x.size(1), x.size(2), x.size(3), x.size(1), sizes[2], sizes[3]);
   return sizes;
+}
+
+// The node of an op that took a tensor without batch as a batch of one.
+struct BatchOfOneBackward final : OpNode<1> {
+  std::string_view label;
+  std::string_view name() const override { return label; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = gradients[0].unsqueeze(0);
+  }
+};
+
+template <typename Pool>
+Tensor as_batch_of_one(const Tensor& x, std::string_view label, Pool&& pool) {
+  const Tensor batch = pool(x.unsqueeze(0));
+  Dims sizes = batch.sizes(), strides = batch.strides();
+  sizes.erase(0);
+  strides.erase(0);
+  const Tensor y = alias_of(batch, sizes, strides, 0);
+  if (auto node = record<BatchOfOneBackward>(y, batch)) node->label = label;
+  return y;
 }
 
 Pool2dParams square_window(int64_t kernel) {
@@ -125,6 +166,10 @@ Tensor avg_pool_gradient(const Tensor& gy, const Dims& x_sizes, const Pool2dPara
 }  // namespace
 
 Tensor max_pool2d(const Tensor& x, const Pool2dParams& params) {
+  if (x.dim() == 3) {
+    return as_batch_of_one(x, "MaxPool2DWithIndicesBackward0",
+                           [&](const Tensor& batch) { return max_pool2d(batch, params); });
+  }
   const Dims sizes = pooled_sizes("max_pool2d", x, params);
   const Tensor dense = any_dense_layout(x);
   const Tensor y = empty_in_layout_of(dense, sizes);
@@ -141,6 +186,10 @@ Tensor max_pool2d(const Tensor& x, const Pool2dParams& params) {
 }
 
 Tensor avg_pool2d(const Tensor& x, const Pool2dParams& params) {
+  if (x.dim() == 3) {
+    return as_batch_of_one(x, "AvgPool2DBackward0",
+                           [&](const Tensor& batch) { return avg_pool2d(batch, params); });
+  }
   check(params.dilation[0] == 1 && params.dilation[1] == 1, "[avg_pool2d] has no dilation");
   const Dims sizes = pooled_sizes("avg_pool2d", x, params);
   const Tensor dense = any_dense_layout(x);
@@ -171,12 +220,22 @@ Tensor over_windows(const Tensor& x, int dim, int64_t outputs, Reduce&& reduce) 
 }
 
 void check_adaptive(const char* name, const Tensor& x, int64_t height, int64_t width) {
-  check(x.dim() == 4 && x.size(2) > 0 && x.size(3) > 0,
+  check(x.dim() == 4, "{}(): Expected 3D or 4D tensor, but got {}", name, x.sizes().str());
+  for (int d = 1; d < 4; ++d) {
+    check(
+        x.size(d) > 0,
         "{}(): Expected input to have non-zero size for non-batch dimensions, but input has sizes "
-        "{}",
-        name, x.sizes().str());
-  check(height > 0 && width > 0, "{}(): output sizes must be positive, got {} and {}", name, height,
-        width);
+        "{} with dimension {} being empty",
+        name, x.sizes().str(), d);
+  }
+  check(height >= 0 && width >= 0,
+        "{}: elements of output_size must be greater than or equal to 0 but received {{{}, {}}}",
+        name, height, width);
+}
+
+// No windows at all, in x's place in the graph.
+Tensor without_windows(const Tensor& x, int64_t height, int64_t width) {
+  return x.narrow(2, 0, 0).reshape({x.size(0), x.size(1), height, width});
 }
 
 // Equal windows side by side, which the ordinary kernels do; none where sizes do not divide.
@@ -189,7 +248,13 @@ std::optional<Pool2dParams> even_windows(const Tensor& x, int64_t height, int64_
 }  // namespace
 
 Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width) {
+  if (x.dim() == 3) {
+    return as_batch_of_one(
+        x, height == 1 && width == 1 ? "MeanBackward1" : "AdaptiveAvgPool2DBackward0",
+        [&](const Tensor& batch) { return adaptive_avg_pool2d(batch, height, width); });
+  }
   check_adaptive("adaptive_avg_pool2d", x, height, width);
+  if (height == 0 || width == 0) return without_windows(x, height, width);
   if (height == 1 && width == 1) return mean(x, {2, 3}, true);
   const auto named = [](const Tensor& y) {
     return autograd::renamed(y, "AdaptiveAvgPool2DBackward0");
@@ -201,7 +266,13 @@ Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width) {
 }
 
 Tensor adaptive_max_pool2d(const Tensor& x, int64_t height, int64_t width) {
+  if (x.dim() == 3) {
+    return as_batch_of_one(x, "AdaptiveMaxPool2DBackward0", [&](const Tensor& batch) {
+      return adaptive_max_pool2d(batch, height, width);
+    });
+  }
   check_adaptive("adaptive_max_pool2d", x, height, width);
+  if (height == 0 || width == 0) return without_windows(x, height, width);
   const auto named = [](const Tensor& y) {
     return autograd::renamed(y, "AdaptiveMaxPool2DBackward0");
   };

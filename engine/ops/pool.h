@@ -5,7 +5,7 @@
 
 namespace lockstep {
 
-// Over (N, C, H, W) with floor rounding; the stride defaults to the kernel.
+// Over (N, C, H, W) or (C, H, W), with floor rounding; the stride defaults to the kernel.
 Tensor max_pool2d(const Tensor& x, int64_t kernel);
 Tensor max_pool2d(const Tensor& x, const Pool2dParams& params);
 Tensor avg_pool2d(const Tensor& x, int64_t kernel);

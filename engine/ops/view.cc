@@ -18,7 +18,7 @@ using autograd::OpNode;
 using autograd::record;
 
 // Resolves a -1 in `sizes` so that the product is `numel`.
-Dims infer_sizes(const Dims& sizes, int64_t numel, const Dims& from) {
+Dims infer_sizes(const Dims& sizes, int64_t numel) {
   Dims result = sizes;
   int inferred = -1;
   int64_t known = 1;
@@ -31,9 +31,12 @@ Dims infer_sizes(const Dims& sizes, int64_t numel, const Dims& from) {
       known *= sizes[d];
     }
   }
+  check(inferred < 0 || known != 0 || numel != 0,
+        "cannot reshape tensor of 0 elements into shape {} because the unspecified dimension size "
+        "-1 can be any value and is ambiguous",
+        sizes.str());
   const bool fits = inferred < 0 ? known == numel : known != 0 && numel % known == 0;
-  check(fits, "shape '{}' is invalid for input of size {} (sizes {})", sizes.str(), numel,
-        from.str());
+  check(fits, "shape '{}' is invalid for input of size {}", sizes.str(), numel);
   if (inferred >= 0) result[inferred] = numel / known;
   return result;
 }
@@ -210,7 +213,7 @@ Tensor view_of(const Tensor& source, const Dims& sizes, const Dims& strides, int
 }
 
 Tensor Tensor::view(const Dims& wanted) const {
-  const Dims sizes = infer_sizes(wanted, numel(), this->sizes());
+  const Dims sizes = infer_sizes(wanted, numel());
   const auto strides = view_strides(*this, sizes);
   check(strides.has_value(),
         "view size is not compatible with input tensor's size and stride (at least one dimension "
@@ -219,7 +222,7 @@ Tensor Tensor::view(const Dims& wanted) const {
 }
 
 Tensor Tensor::reshape(const Dims& wanted) const {
-  const Dims sizes = infer_sizes(wanted, numel(), this->sizes());
+  const Dims sizes = infer_sizes(wanted, numel());
   if (const auto strides = view_strides(*this, sizes)) return viewed(*this, sizes, *strides);
   const Tensor dense = contiguous();
   return viewed(dense, sizes, contiguous_strides(sizes), "UnsafeViewBackward0");

@@ -40,7 +40,9 @@ Tensor integer_range(Scalar start, Scalar end, Scalar step, const TensorOptions&
 }  // namespace
 
 Tensor empty(const Dims& sizes, TensorOptions options) {
-  for (int64_t n : sizes) check(n >= 0, "[empty] sizes {} contain a negative number", sizes.str());
+  for (int64_t n : sizes) {
+    check(n >= 0, "Trying to create tensor with negative dimension {}: {}", n, sizes.str());
+  }
   return finish(empty_dense(sizes, options.dtype, options.device), options);
 }
 

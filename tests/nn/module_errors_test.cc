@@ -90,7 +90,7 @@ TEST(ModuleErrors, Layers) {
          Conv2d(2, 2, {3, 0});
        }},
       {"[ConvTranspose2d] 0 input", [] { ConvTranspose2d(0, 4, 3); }},
-      {"expected input[1, 3, 1, 5] to have 2 channels, but got 3 channels instead",
+      {"expected input[1, 3, 5] to have 2 channels, but got 3 channels instead",
        [] {
          Conv1d(2, 4, 3)(zeros({1, 3, 5}));
        }},
@@ -100,11 +100,14 @@ TEST(ModuleErrors, Layers) {
        }},
       {"kernel size should be greater than zero, got 0 x 0", [] { MaxPool2d(0); }},
       {"stride should not be zero or negative, got 0 x 0", [] { AvgPool2d(2, {.stride = 0}); }},
-      {"[MaxPool1d] expects (N, C, L), got [2, 3]",
-       [] {
-         MaxPool1d(2)(zeros({2, 3}));
-       }},
-      {"[max_pool2d] expects (N, C, H, W), got [2, 3]",
+      {"max_pool1d: Expected 2D or 3D (batch mode) tensor with optional 0 dim batch size for "
+       "input, "
+       "but got:[3]",
+       [] { MaxPool1d(2)(zeros({3})); }},
+      {"Expected 2 to 3 dimensions, but got 1-dimensional tensor for argument #1 'self' (while "
+       "checking arguments for avg_pool1d)",
+       [] { AvgPool1d(2)(zeros({3})); }},
+      {"non-empty 3D or 4D (batch mode) tensor expected for input",
        [] {
          MaxPool2d(2)(zeros({2, 3}));
        }},
