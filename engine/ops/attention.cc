@@ -31,7 +31,7 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
   } else if (options.mask.defined() && options.mask.dtype() == DType::kBool) {
     scores = masked_fill(scores, logical_not(options.mask), kHidden);
   } else if (options.mask.defined()) {
-    scores = add(scores, options.mask);
+    scores = add(scores, options.mask.to(scores.dtype()));
   }
   const Tensor weights = softmax(scores, -1);
   return matmul(options.dropout > 0 ? dropout(weights, options.dropout, true) : weights, value);

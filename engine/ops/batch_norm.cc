@@ -2,6 +2,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/half.h"
 #include "lockstep/engine/ops/layout.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
@@ -85,10 +86,10 @@ Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor&
   check(input.dim() >= 2, "[batch_norm] expects (N, C, ...), got {}", input.sizes().str());
   check(is_floating(input.dtype()), "[batch_norm] supports floating tensors, got {}",
         name_of(input.dtype()));
-  if (size_of(input.dtype()) == 2) {  // statistics of 16 bits would not be worth much
-    const auto wide = [](const Tensor& t) { return t.defined() ? t.to(DType::kFloat32) : t; };
-    return batch_norm(wide(input), running_mean, running_var, wide(weight), wide(bias), options)
-        .to(input.dtype());
+  if (is_half(input.dtype())) {  // statistics of 16 bits would not be worth much
+    const Tensor y = batch_norm(widened(input), running_mean, running_var, widened(weight),
+                                widened(bias), options);
+    return narrowed(y, input.dtype(), "NativeBatchNormBackward0");
   }
   check_channels("running_mean", running_mean, input);
   check_channels("running_var", running_var, input);

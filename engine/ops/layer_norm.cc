@@ -4,6 +4,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/half.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
@@ -71,10 +72,15 @@ struct NormBackward final : OpNode<4> {  // x, weight, mean, var
   }
 };
 
-Tensor normalised(const Tensor& x, int64_t rows, int64_t columns, const Tensor& weight,
-                  const Tensor& bias, const Dims& affine, double eps, std::string_view label) {
-  check(x.dtype() == DType::kFloat32 || x.dtype() == DType::kFloat64,
-        "[layer_norm] supports float32 and float64, got {}", name_of(x.dtype()));
+Tensor normalised(const char* op, const Tensor& x, int64_t rows, int64_t columns,
+                  const Tensor& weight, const Tensor& bias, const Dims& affine, double eps,
+                  std::string_view label) {
+  check(is_floating(x.dtype()), "[{}] supports floating tensors, got {}", op, name_of(x.dtype()));
+  if (is_half(x.dtype())) {
+    const Tensor y = normalised(op, widened(x), rows, columns, widened(weight), widened(bias),
+                                affine, eps, label);
+    return narrowed(y, x.dtype(), label);
+  }
   const Tensor dense = x.contiguous();
   Tensor y = empty_dense(x.sizes(), x.dtype(), x.device());
   const Tensor average = empty_dense({rows}, x.dtype(), x.device());
@@ -131,8 +137,8 @@ int64_t check_shape(const Tensor& x, const Dims& shape, const Tensor& weight, co
 Tensor layer_norm(const Tensor& x, const Dims& shape, const Tensor& weight, const Tensor& bias,
                   double eps) {
   const int64_t columns = check_shape(x, shape, weight, bias);
-  return normalised(x, columns == 0 ? 0 : x.numel() / columns, columns, weight, bias, shape, eps,
-                    "NativeLayerNormBackward0");
+  return normalised("layer_norm", x, columns == 0 ? 0 : x.numel() / columns, columns, weight, bias,
+                    shape, eps, "NativeLayerNormBackward0");
 }
 
 Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias,
@@ -152,8 +158,8 @@ Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const T
   Dims affine = Dims::filled(x.dim() - 1, 1);
   affine[0] = channels;
   const int64_t rows = x.size(0) * groups;
-  return normalised(x, rows, rows == 0 ? 0 : x.numel() / rows, weight, bias, affine, eps,
-                    "NativeGroupNormBackward0");
+  return normalised("group_norm", x, rows, rows == 0 ? 0 : x.numel() / rows, weight, bias, affine,
+                    eps, "NativeGroupNormBackward0");
 }
 
 Tensor rms_norm(const Tensor& x, const Dims& shape, const Tensor& weight, double eps) {
@@ -162,6 +168,9 @@ Tensor rms_norm(const Tensor& x, const Dims& shape, const Tensor& weight, double
   if (eps < 0) {
     eps = x.dtype() == DType::kFloat64 ? std::numeric_limits<double>::epsilon()
                                        : std::numeric_limits<float>::epsilon();
+  }
+  if (is_half(x.dtype())) {
+    return narrowed(rms_norm(widened(x), shape, widened(weight), eps), x.dtype(), "MulBackward0");
   }
   Dims dims;
   for (int d = 1; d <= shape.size(); ++d) dims.push_back(-d);

@@ -3,6 +3,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/half.h"
 #include "lockstep/engine/ops/index.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
@@ -213,6 +214,12 @@ Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target, Reduction
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const ClassLossOptions& options) {
   check(options.label_smoothing >= 0 && options.label_smoothing <= 1,
         "label_smoothing must be between 0.0 and 1.0. Got: {}", options.label_smoothing);
+  if (is_half(logits.dtype())) {
+    ClassLossOptions wide = options;
+    wide.weight = widened(options.weight);
+    const Tensor loss = cross_entropy(widened(logits), widened(target), wide);
+    return narrowed(loss, logits.dtype(), loss.grad_fn() ? loss.grad_fn()->name() : "");
+  }
   if (is_floating(target.dtype())) return with_probabilities(logits, target, options);
   return over_rows("cross_entropy", logits, target, options, [&](const Tensor& x, const Tensor& t) {
     const Tensor log_p = log_softmax(x, 1);
