@@ -31,8 +31,8 @@ class Rows {
  public:
   explicit Rows(std::vector<OpCase>& cases) : cases_(cases) {}
   void add(const char* op, const char* variant, const std::vector<Input>& inputs,
-           const Function& function) {
-    cases_.push_back({op, variant, inputs, function, {}});
+           const Function& function, const Reference& reference = {}) {
+    cases_.push_back({op, variant, inputs, function, reference});
   }
   void add_integer(const char* op, const char* variant, const std::vector<Input>& inputs,
                    const Function& function) {
@@ -50,6 +50,18 @@ class Rows {
   std::vector<OpCase>& cases_;
 };
 
+using Arrays = std::vector<Array>;
+
+// The element `index` of x[0], but that of x[2] (or `value`) where the mask x[1] is true there.
+Reference filled(const std::function<Dims(const Dims&)>& in_mask, double value) {
+  return [=](const Arrays& x) {
+    return build(x[0].sizes, [&](const Dims& index) {
+      if (x[1].at(in_mask(index)) == 0) return x[0].at(index);
+      return x.size() > 2 ? x[2].values[0] : value;
+    });
+  };
+}
+
 #define ROW(...) [](const Tensors& x) -> Tensor { return __VA_ARGS__; }
 
 void add_activations(Rows& rows) {
@@ -62,12 +74,16 @@ void add_activations(Rows& rows) {
   rows.add("masked_fill", "tensor", {{{3, 4}}, mask({4}), {{}}},
            ROW(masked_fill(x[0], x[1], x[2])));
   rows.add("masked_fill_", "number", {{{3, 4}}, mask({4})},
-           ROW(x[0].clone().masked_fill_(x[1], 2.5)));
-  rows.add("masked_fill_", "view", {{{3, 4}}, mask({3}), {{}}}, [](const Tensors& x) {
-    const Tensor y = x[0].clone();
-    y.t().masked_fill_(x[1], x[2]);
-    return y;
-  });
+           ROW(x[0].clone().masked_fill_(x[1], 2.5)),
+           filled([](const Dims& index) { return Dims{index[1]}; }, 2.5));
+  rows.add(
+      "masked_fill_", "view", {{{3, 4}}, mask({3}), {{}}},
+      [](const Tensors& x) {
+        const Tensor y = x[0].clone();
+        y.t().masked_fill_(x[1], x[2]);
+        return y;
+      },
+      filled([](const Dims& index) { return Dims{index[0]}; }, 0));
   rows.add("max", "tensors", {{{3, 1}}, {{4}, kStrided}}, ROW(max(x[0], x[1])));
   rows.add("min", "tensors", {{{3, 1}}, {{4}, kStrided}}, ROW(min(x[0], x[1])));
   rows.layouts("clamp_min", ROW(clamp_min(x[0], 0.25)));
@@ -116,7 +132,15 @@ void add_indexing(Rows& rows) {
            {{{3, 4}, kStrided}, indices({2, 3}, 4), {{3, 3}, kTransposed}},
            ROW(scatter_add(x[0], 1, x[1], x[2])));
   rows.add("scatter_to_zeros", "rows", {{{2, 4}}, indices({2, 4}, 3)},
-           ROW(scatter_to_zeros(x[0], {3, 4}, 0, x[1])));
+           ROW(scatter_to_zeros(x[0], {3, 4}, 0, x[1])), [](const Arrays& x) {
+             Array y(Dims{3, 4});
+             for (int64_t i = 0; i < 2; ++i) {
+               for (int64_t j = 0; j < 4; ++j) {
+                 y.at({static_cast<int64_t>(x[1].at({i, j})), j}) += x[0].at({i, j});
+               }
+             }
+             return y;
+           });
   rows.add("index_add", "rows", {{{3, 2}}, indices({4}, 3), {{4, 2}}},
            ROW(index_add(x[0], 0, x[1], x[2])));
   rows.add("index_add", "middle", {{{2, 3, 2}}, indices({2}, 3), {{2, 2, 2}, kTransposed}},
@@ -134,12 +158,31 @@ void add_indexing(Rows& rows) {
   rows.add("index_put", "accumulate", {{{3, 2}, kTransposed}, indices({2, 2}, 3), {{2, 1, 2}}},
            ROW(index_put(x[0], {x[1]}, x[2], true)));
   rows.add("index_put_", "mask", {{{3, 4}}, mask({3, 4}), {{}}},
-           ROW(x[0].clone().index_put_({x[1]}, x[2])));
-  rows.add("index_put_", "view", {{{3, 4}}, {{2}}}, [](const Tensors& x) {
-    const Tensor y = x[0].clone();
-    y.t().index_put_({tensor({1, 3}), tensor({0, 2})}, x[1]);
-    return y;
-  });
+           ROW(x[0].clone().index_put_({x[1]}, x[2])),
+           filled([](const Dims& index) { return index; }, 0));
+  rows.add(
+      "index_put_", "view", {{{3, 4}}, {{2}}},
+      [](const Tensors& x) {
+        const Tensor y = x[0].clone();
+        y.t().index_put_({tensor({1, 3}), tensor({0, 2})}, x[1]);
+        return y;
+      },
+      [](const Arrays& x) {
+        Array y = x[0];
+        y.at({0, 1}) = x[1].at({0});
+        y.at({2, 3}) = x[1].at({1});
+        return y;
+      });
+  rows.add("index_put_", "accumulate", {{{3, 2}}, indices({4}, 3), {{4, 2}}},
+           ROW(x[0].clone().index_put_({x[1]}, x[2], true)), [](const Arrays& x) {
+             Array y = x[0];
+             for (int64_t i = 0; i < 4; ++i) {
+               for (int64_t j = 0; j < 2; ++j) {
+                 y.at({static_cast<int64_t>(x[1].at({i})), j}) += x[2].at({i, j});
+               }
+             }
+             return y;
+           });
   rows.add("masked_select", "matrix", {{{3, 4}, kTransposed}, mask({3, 4})},
            ROW(masked_select(x[0], x[1])));
   rows.add("masked_select", "broadcast", {{{3, 1}}, mask({4})}, ROW(masked_select(x[0], x[1])));
@@ -195,8 +238,21 @@ void add_statistics(Rows& rows) {
   rows.add("norm", "one", {{{3, 4}}}, ROW(norm(x[0], 1)));
   rows.add("norm", "two", {{{3, 4}}}, ROW(norm(x[0], 2, {0}, true)));
   rows.add("norm", "infinite", {{{3, 4}}}, ROW(norm(x[0], INFINITY, {0})));
-  rows.add("dot", "vectors", {{{3}}, {{3}, kStrided}}, ROW(dot(x[0], x[1])));
-  rows.add("mv", "transposed", {{{2, 3}, kTransposed}, {{3}, kStrided}}, ROW(mv(x[0], x[1])));
+  const auto inner = [](const Arrays& x, const Dims& row) {
+    double total = 0;
+    for (int64_t k = 0; k < x[1].numel(); ++k) {
+      Dims at = row;
+      at.push_back(k);
+      total += x[0].at(at) * x[1].at({k});
+    }
+    return total;
+  };
+  rows.add("dot", "vectors", {{{3}}, {{3}, kStrided}}, ROW(dot(x[0], x[1])),
+           [=](const Arrays& x) { return build({}, [&](const Dims&) { return inner(x, {}); }); });
+  rows.add("mv", "transposed", {{{2, 3}, kTransposed}, {{3}, kStrided}}, ROW(mv(x[0], x[1])),
+           [=](const Arrays& x) {
+             return build({2}, [&](const Dims& index) { return inner(x, index); });
+           });
   rows.add("outer", "vectors", {{{3}}, {{4}, kStrided}}, ROW(outer(x[0], x[1])));
   rows.add("addmm", "vector", {{{4}}, {{2, 3}, kTransposed}, {{3, 4}}},
            ROW(addmm(x[0], x[1], x[2])));
@@ -235,6 +291,15 @@ void add_layers(Rows& rows) {
              return scaled_dot_product_attention(wide(0), wide(1), wide(2), {.dropout = 0.5})
                  .to(x[0].dtype());
            });
+  rows.add("conv1d", "unbatched", {{{2, 5}}, {{2, 2, 3}}, {{2}}}, ROW(conv1d(x[0], x[1], x[2])));
+  rows.add("conv2d", "unbatched", {{{2, 3, 3}}, {{2, 2, 2, 2}}, {{2}}},
+           ROW(conv2d(x[0], x[1], x[2])));
+  rows.add("conv_transpose2d", "unbatched", {{{2, 2, 2}}, {{2, 1, 2, 2}}},
+           ROW(conv_transpose2d(x[0], x[1])));
+  rows.add("max_pool2d", "unbatched", {{{2, 4, 4}}}, ROW(max_pool2d(x[0], 2)));
+  rows.add("avg_pool2d", "unbatched", {{{2, 4, 4}}}, ROW(avg_pool2d(x[0], 2)));
+  rows.add("adaptive_avg_pool2d", "unbatched", {{{2, 5, 3}}}, ROW(adaptive_avg_pool2d(x[0], 2, 2)));
+  rows.add("adaptive_max_pool2d", "unbatched", {{{2, 5, 3}}}, ROW(adaptive_max_pool2d(x[0], 2, 2)));
   rows.add("conv1d", "strided", {{{2, 2, 5}}, {{2, 2, 3}}, {{2}}},
            ROW(conv1d(x[0], x[1], x[2], {.stride = 2, .padding = 1})));
   rows.add("conv_transpose2d", "plain", {{{1, 2, 2, 2}}, {{2, 1, 2, 3}}, {{1}}},

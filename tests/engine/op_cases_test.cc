@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <regex>
 #include <set>
 
@@ -16,6 +17,7 @@
 #include "lockstep/engine/ops/ops.h"
 
 #include "engine/op_case_groups.h"
+#include "golden/golden.h"
 
 namespace lockstep::testing {
 
@@ -175,7 +177,7 @@ std::set<std::string> wanted_rows() {
         "sigmoid_", "relu_",       "clamp_",         "pow_",   "reciprocal_"}) {
     EXPECT_EQ(declared.erase(name), 1u) << name << " is not declared any more";
   }
-  const std::set<std::string> internal = {"layout.h", "pointwise_kernel.h", "functors.h"};
+  const std::set<std::string> internal = {"layout.h", "half.h", "pointwise_kernel.h", "functors.h"};
   for (const auto& entry : std::filesystem::directory_iterator(engine / "ops")) {
     if (entry.path().extension() != ".h" || internal.count(entry.path().filename())) continue;
     declared.merge(declared_ops(entry.path(), ""));
@@ -191,12 +193,34 @@ std::set<std::string> without(const std::set<std::string>& a, const std::set<std
   return difference;
 }
 
+// The ops whose values are compared with something else: with a reference in the table, or with
+// PyTorch's.
+std::set<std::string> compared_ops() {
+  std::set<std::string> compared;
+  for (const OpCase& c : all_op_cases()) {
+    if (c.reference) compared.insert(c.op);
+  }
+  // Where the golden files have other names.
+  const std::map<std::string, std::string> names = {
+      {"attention", "scaled_dot_product_attention"},
+      {"bce_with_logits", "binary_cross_entropy_with_logits"}};
+  for (const char* file : {"op_golden.json", "op_set_golden.json"}) {
+    for (const auto& c : golden::read(file)) {
+      const std::string op = c["op"];
+      compared.insert(names.count(op) ? names.at(op) : op);
+    }
+  }
+  return compared;
+}
+
 TEST(OpTable, CoversEveryOp) {
   std::set<std::string> covered;
   for (const OpCase& c : all_op_cases()) covered.insert(c.op);
   const std::set<std::string> wanted = wanted_rows();
   EXPECT_GT(wanted.size(), 120u);
   EXPECT_EQ(without(wanted, covered), std::set<std::string>{}) << "ops without a row";
+  EXPECT_EQ(without(wanted, compared_ops()), std::set<std::string>{})
+      << "ops whose values nothing is compared with";
   // Ops of every form of declaration would be missed.
   for (const char* op : {"split", "sort", "conv_transpose2d", "binary_cross_entropy_with_logits",
                          "select", "add_", "topk", "unbind", "smooth_l1_loss", "softplus"}) {

@@ -524,5 +524,48 @@ for name in ["all", "any"]:
         case(name + "_dim", lambda t: getattr(torch, name)(t, dim, keep), [torch.zeros(0, 2)],
              {"dim": dim, "keepdim": keep}, grad=False)
 
+# -- vectors by name, writes in place, the adjoint of gather
+case("dot", torch.dot, [values(3), values(3)])
+case("dot", torch.dot, [values(0), values(0)])
+case("mv", torch.mv, [values(2, 3), values(3)])
+case("mv", torch.mv, [values(2, 0), values(0)])
+for mask, value in [(mask34, -3.5), (mask34[1], 7), (mask34[:, :1], 0.25)]:
+    case("masked_fill_", lambda x, m: x.clone().masked_fill_(m, value), [values(3, 4), mask],
+         {"value": value})
+case("masked_fill_tensor_", lambda x, m, v: x.clone().masked_fill_(m, v),
+     [values(3, 4), mask34, values()])
+for at, accumulate, inputs in [
+        ([0], False, [values(3, 2), values(2, 2), distinct]),
+        ([0], True, [values(3, 2), values(3, 2), some]),
+        ([0, 1], False, [values(3, 4), values(2), distinct, torch.tensor([-1, 1])]),
+        ([0], False, [values(3, 4), values(), mask34])]:
+    case("index_put_", lambda x, v, *i: x.clone().index_put_(tuple(i), v, accumulate), inputs,
+         {"at": at, "accumulate": accumulate})
+for dim, i in [(0, index), (1, index), (-1, index)]:
+    case("scatter_to_zeros", lambda g, i: torch.zeros(3, 4).double().scatter_add(dim, i, g),
+         [values(2, 3), i], {"sizes": [3, 4], "dim": dim % 2})
+
+# -- without a batch
+case("conv2d", lambda x, w, b: F.conv2d(x, w, b), [values(2, 3, 4), values(3, 2, 2, 2), values(3)])
+case("conv1d", lambda x, w, b: F.conv1d(x, w, b, stride=2), [values(2, 6), values(2, 2, 3), values(2)],
+     {"stride": 2, "padding": 0, "dilation": 1, "groups": 1})
+case("conv_transpose2d", lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2),
+     [values(2, 2, 3), values(2, 1, 3, 2), values(1)],
+     {"stride": [2, 2], "padding": [0, 0], "output_padding": [0, 0], "dilation": [1, 1], "groups": 1})
+case("max_pool2d", lambda x: F.max_pool2d(x, 2), [different(2, 4, 5)], {"kernel": 2})
+case("avg_pool2d", lambda x: F.avg_pool2d(x, 2), [values(2, 4, 5)], {"kernel": 2})
+for out in [(2, 2), (1, 1), (2, 3)]:
+    case("adaptive_avg_pool2d", lambda x: F.adaptive_avg_pool2d(x, out), [values(2, 4, 5)], {"out": out})
+    case("adaptive_max_pool2d", lambda x: F.adaptive_max_pool2d(x, out), [different(2, 4, 5)], {"out": out})
+case("adaptive_avg_pool2d", lambda x: F.adaptive_avg_pool2d(x, (0, 2)), [values(1, 2, 3, 3)],
+     {"out": [0, 2]}, grad=False)
+case("adaptive_max_pool2d", lambda x: F.adaptive_max_pool2d(x, (2, 0)), [values(1, 2, 3, 3)],
+     {"out": [2, 0]}, grad=False)
+
+# -- what has golden values elsewhere, for the 16-bit dtypes
+for shape, dim in [((3, 5), 1), ((3, 5), 0), ((2, 3, 4), -1), ((7,), 0)]:
+    case("softmax", lambda x: F.softmax(x, dim), [values(*shape)], {"dim": dim})
+    case("log_softmax", lambda x: F.log_softmax(x, dim), [values(*shape)], {"dim": dim})
+
 print("[" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "]")
 print(len(cases), "cases", file=sys.stderr)
