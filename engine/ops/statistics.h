@@ -5,7 +5,9 @@
 namespace lockstep {
 
 // Over `dims`, all of them if the list is empty. Floating tensors only. The divisor is the number
-// of elements less `correction` (1: the unbiased estimate).
+// of elements less `correction` (1: the unbiased estimate). After `using namespace lockstep` a
+// plain std(x) is ambiguous with the standard library's namespace: write x.std() or
+// lockstep::std(x).
 Tensor var(const Tensor& x, const Dims& dims = {}, int64_t correction = 1, bool keepdim = false);
 Tensor std(const Tensor& x, const Dims& dims = {}, int64_t correction = 1, bool keepdim = false);
 // log(sum(exp(x))) without overflow.
