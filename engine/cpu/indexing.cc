@@ -95,6 +95,10 @@ void scatter_add_elements(const Tensor& out, int dim, const Tensor& index, const
       return scatter_add_as<int64_t>(out, dim, index, in);
     case DType::kInt32:
       return scatter_add_as<int32_t>(out, dim, index, in);
+    case DType::kUInt8:
+      return scatter_add_as<uint8_t>(out, dim, index, in);
+    case DType::kBool:
+      return scatter_add_as<bool>(out, dim, index, in);
     default:
       fail("[scatter_add] no kernel for {}", name_of(out.dtype()));
   }

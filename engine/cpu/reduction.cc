@@ -160,7 +160,7 @@ void add_slices_as(const Tensor& out, int dim, const Tensor& index, const Tensor
     for (int64_t k = 0; k < count; ++k) {
       T* row = to + (o * s.length + at[k]) * s.inner;
       const T* add = from + (o * count + k) * s.inner;
-      for (int64_t i = 0; i < s.inner; ++i) row[i] += add[i];
+      for (int64_t i = 0; i < s.inner; ++i) row[i] = static_cast<T>(row[i] + add[i]);
     }
   });
 }
@@ -228,6 +228,12 @@ void add_slices(const Tensor& out, int dim, const Tensor& index, const Tensor& i
       return add_slices_as<double>(out, dim, index, in);
     case DType::kInt64:
       return add_slices_as<int64_t>(out, dim, index, in);
+    case DType::kInt32:
+      return add_slices_as<int32_t>(out, dim, index, in);
+    case DType::kUInt8:
+      return add_slices_as<uint8_t>(out, dim, index, in);
+    case DType::kBool:
+      return add_slices_as<bool>(out, dim, index, in);
     default:
       fail("[index_add] no kernel for {}", name_of(out.dtype()));
   }

@@ -204,6 +204,19 @@ TEST(Promotion, MasksOfBytes) {
   expect(filled, kFloat32, {0, 2.5, 2.5});
 }
 
+TEST(Promotion, SumsAtPlacesInEveryDtype) {
+  const Tensor twice = tensor({0, 0}), x = tensor({1, 2});
+  for (DType dtype : {kInt64, kInt32, kUInt8}) {
+    const Tensor y = x.to(dtype);
+    expect(index_add(y, 0, twice, y), dtype, {4, 2});
+    expect(scatter_add(y, 0, twice, y), dtype, {4, 2});
+    expect(index_put(y, {twice}, y, true), dtype, {4, 2});
+  }
+  const Tensor y = tensor({false, false}), add = tensor({true, true});
+  expect(index_add(y, 0, twice, add), kBool, {1, 0});
+  expect(scatter_add(y, 0, twice, add), kBool, {1, 0});
+}
+
 TEST(Promotion, MasksWithoutDimensions) {
   const Tensor x = arange(12).view({3, 4}), yes = tensor(true), no = tensor(false);
   const auto sized = [](const Tensor& y, const Dims& sizes) { EXPECT_EQ(y.sizes(), sizes); };
