@@ -228,19 +228,22 @@ const std::map<std::string, Call>& calls() {
   return kCalls;
 }
 
-// |a - b| <= tolerance * max(1, largest element of b): what rounding may add. For the 16-bit dtypes
-// half a unit in the last place, and what float32 adds to it.
-double tolerance_of(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return 2e-14;
-    case DType::kBFloat16:
-      return 0x1p-8 + 4e-6;
-    case DType::kFloat16:
-      return 0x1p-11 + 4e-6;
-    default:
-      return 4e-6;
-  }
+bool is_half(DType dtype) { return dtype == DType::kBFloat16 || dtype == DType::kFloat16; }
+
+// |a - b| <= relative |b| + absolute max(floor, largest element of b): what rounding may add.
+struct Tolerance {
+  double relative, absolute, floor = 1;
+};
+constexpr Tolerance kFloat64{0, 2e-14}, kFloat32{0, 4e-6};
+
+// A result of 16 bits is rounded as often as said; rounded once it is right to half a unit in its
+// last place, but for what float32 adds. What is rounded on the way is that right for the largest
+// element only; and gradients are made of rounded results, as PyTorch's are, which counts twice.
+Tolerance tolerance_of(DType dtype, int roundings, bool is_gradient) {
+  if (!is_half(dtype)) return dtype == DType::kFloat64 ? kFloat64 : kFloat32;
+  const double each = roundings * (dtype == DType::kBFloat16 ? 0x1p-8 : 0x1p-11);
+  if (is_gradient) return {each, 2 * each, 0.01};
+  return {each, roundings == 1 ? kFloat32.absolute : each, 0.01};
 }
 
 // The ops of several steps that take 16-bit floats, and how often they round: once, but for
@@ -254,13 +257,10 @@ const std::map<std::string, int>& half_ops() {
   return kOps;
 }
 
-bool is_half(DType dtype) { return dtype == DType::kBFloat16 || dtype == DType::kFloat16; }
-
 void expect_equal(const std::vector<double>& got, const std::vector<double>& expected, DType dtype,
-                  const std::string& what, int roundings = 1) {
+                  Tolerance tolerance, const std::string& what) {
   ASSERT_EQ(got.size(), expected.size()) << what;
-  const double tolerance = roundings * tolerance_of(dtype);
-  double largest = 1;
+  double largest = tolerance.floor;
   for (double e : expected) largest = std::isfinite(e) ? std::max(largest, std::fabs(e)) : largest;
   for (size_t i = 0; i < got.size(); ++i) {
     const bool overflow = dtype == DType::kFloat32 && std::fabs(expected[i]) > 3.4e38;
@@ -271,7 +271,8 @@ void expect_equal(const std::vector<double>& got, const std::vector<double>& exp
           << what << ", element " << i << ": " << got[i];
     } else {
       const double scale = largest < 1e6 ? largest : std::max(1.0, std::fabs(expected[i]));
-      EXPECT_LE(std::fabs(got[i] - expected[i]), tolerance * scale)
+      EXPECT_LE(std::fabs(got[i] - expected[i]),
+                tolerance.relative * std::fabs(expected[i]) + tolerance.absolute * scale)
           << what << ", element " << i << ": got " << got[i] << ", expected " << expected[i];
     }
   }
@@ -338,7 +339,8 @@ TEST_P(OpSetGolden, ResultsAndGradients) {
     for (size_t i = 0; i < outputs.size(); ++i) {
       const Json& expected = c["outputs"][i];
       EXPECT_EQ(outputs[i].sizes(), dims(expected["sizes"])) << what;
-      expect_equal(outputs[i].to_vector(), numbers(expected["data"]), dtype, what, roundings);
+      expect_equal(outputs[i].to_vector(), numbers(expected["data"]), dtype,
+                   tolerance_of(dtype, roundings, false), what);
       if (!c.contains("grads") || !is_floating(outputs[i].dtype())) continue;
       EXPECT_TRUE(outputs[i].requires_grad()) << what;
       EXPECT_EQ(outputs[i].dtype(), dtype) << what;
@@ -361,7 +363,7 @@ TEST_P(OpSetGolden, ResultsAndGradients) {
       ASSERT_TRUE(inputs[i].grad().defined()) << what << ", gradient " << i;
       EXPECT_EQ(inputs[i].grad().sizes(), inputs[i].sizes()) << what << ", gradient " << i;
       expect_equal(inputs[i].grad().to_vector(), numbers(c["grads"][i]), dtype,
-                   what + ", gradient " + std::to_string(i), roundings);
+                   tolerance_of(dtype, roundings, true), what + ", gradient " + std::to_string(i));
     }
   }
   EXPECT_GT(compared, is_half(dtype) ? 80 : 500);
