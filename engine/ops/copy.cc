@@ -223,6 +223,11 @@ Tensor Tensor::to(Device wanted) const {
 
 const Tensor& Tensor::copy_(const Tensor& source) const {
   check(source.defined(), "[copy_] the source is undefined");
+  if (source.sizes() != sizes()) {
+    const Dims broadcast = broadcast_shapes(sizes(), source.sizes());
+    check(broadcast == sizes(), "output with shape {} doesn't match the broadcast shape {}",
+          sizes().str(), broadcast.str());
+  }
   autograd::check_inplace(*this);
   Ptr<CopyBackwards> node;
   if (autograd::grad_enabled() && (requires_grad() || source.requires_grad())) {

@@ -121,7 +121,7 @@ template <typename Loss>
 Tensor over_rows(const char* name, const Tensor& x, const Tensor& target,
                  const ClassLossOptions& options, Loss&& loss) {
   check(x.dim() >= 1, "[{}] expects (N, C, ...) or (C), got {}", name, x.sizes().str());
-  check(target.dtype() == DType::kInt64, "[{}] target must be int64, got {}", name,
+  check(target.dtype() == DType::kInt64, "expected scalar type int64 but found {}",
         name_of(target.dtype()));
   if (x.dim() == 1) {
     check(target.dim() == 0, "[{}] expects a 0-d target for {}, got {}", name, x.sizes().str(),

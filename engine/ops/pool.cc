@@ -72,7 +72,7 @@ Tensor as_batch_of_one(const Tensor& x, std::string_view label, Pool&& pool) {
   Dims sizes = batch.sizes(), strides = batch.strides();
   sizes.erase(0);
   strides.erase(0);
-  const Tensor y = alias_of(batch, sizes, strides, 0);
+  const Tensor y = alias_of(batch, sizes, strides, batch.storage_offset());
   if (auto node = record<BatchOfOneBackward>(y, batch)) node->label = label;
   return y;
 }

@@ -317,15 +317,18 @@ Tensor Tensor::unsqueeze(int64_t wanted) const {
 Tensor Tensor::expand(const Dims& wanted) const {
   const int lead = wanted.size() - dim();
   check(lead >= 0,
-        "expand: the number of sizes provided ({}) must be greater or equal to the number of "
-        "dimensions in the tensor ({})",
-        wanted.size(), dim());
+        "expand({}{{{}}}, size={}): the number of sizes provided ({}) must be greater or equal to "
+        "the number of dimensions in the tensor ({})",
+        name_of(dtype()), this->sizes().str(), wanted.str(), wanted.size(), dim());
   Dims sizes = wanted, strides = Dims::filled(wanted.size(), 0);
   for (int d = 0; d < wanted.size(); ++d) {
     const int64_t have = d < lead ? 1 : this->sizes()[d - lead];
     check(wanted[d] >= -1, "invalid shape dimension {}", wanted[d]);
     if (wanted[d] == -1) {
-      check(d >= lead, "expand: -1 is not allowed in the leading, non-existing dimension {}", d);
+      check(d >= lead,
+            "The expanded size of the tensor (-1) isn't allowed in a leading, non-existing "
+            "dimension {}",
+            d);
       sizes[d] = have;
     }
     check(sizes[d] == have || have == 1,

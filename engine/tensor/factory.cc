@@ -58,6 +58,7 @@ Tensor zeros(const Dims& sizes, TensorOptions options) { return full(sizes, 0, o
 Tensor ones(const Dims& sizes, TensorOptions options) { return full(sizes, 1, options); }
 
 Tensor eye(int64_t n, TensorOptions options) {
+  check(n >= 0, "n must be greater or equal to 0, got {}", n);
   const bool requires_grad = std::exchange(options.requires_grad, false);
   const Tensor t = zeros({n, n}, options);
   const Tensor diagonal = alias_of(t, {n}, {n + 1}, 0);
@@ -69,7 +70,9 @@ Tensor eye(int64_t n, TensorOptions options) {
 Tensor arange(Scalar start, Scalar end, Scalar step, TensorOptions options) {
   if (!is_floating(options.dtype)) return integer_range(start, end, step, options);
   const double s = start.to<double>(), e = end.to<double>(), d = step.to<double>();
-  check(d != 0 && (e - s) / d >= 0, "[arange] no way from {} to {} in steps of {}", s, e, d);
+  check(d != 0, "step must be nonzero");
+  check(std::isfinite(s) && std::isfinite(e), "unsupported range: {} -> {}", s, e);
+  check(d > 0 ? s <= e : s >= e, "upper bound and larger bound inconsistent with step sign");
   const auto count = static_cast<int64_t>(std::ceil((e - s) / d));
   std::vector<double> values(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
