@@ -15,7 +15,7 @@ namespace {
 
 enum Tag : int { kSignature = 1, kPartial = 2, kResult = 3, kPart = 4 };
 
-constexpr int kWindow = 4;                           // pieces under way in each direction
+constexpr int kWindow = 32;  // pieces under way in each direction
 constexpr size_t kLargestMessage = size_t{1} << 30;  // MPI counts are ints
 
 }  // namespace

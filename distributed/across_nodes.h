@@ -28,6 +28,11 @@ struct NodeLayout {
 // between short sleeps. Replaceable: nothing else knows how bytes cross the network.
 class AcrossNodes {
  public:
+  // What an all-reduce sends in one message, at most. Open MPI sends up to 64 KiB over TCP at once,
+  // header included; above, it asks the receiver first, and question and answer wait behind the
+  // data that fills the link in both directions: that cost a third of the bandwidth.
+  static constexpr size_t kPieceBytes = size_t{32} << 10;
+
   // `check_abort` is called while waiting and throws to end the wait. `comm` stays the caller's.
   // After an exception messages may be under way still: then never destroy it.
   AcrossNodes(MPI_Comm comm, NodeLayout layout, std::function<void()> check_abort);

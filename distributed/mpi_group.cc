@@ -16,6 +16,7 @@
 #include "lockstep/distributed/mpi_calls.h"
 #include "lockstep/distributed/mpi_runtime.h"
 #include "lockstep/distributed/node_team.h"
+#include "lockstep/distributed/reduce_kernels.h"
 #include "lockstep/distributed/work_queue.h"
 #include "lockstep/engine/tensor/check.h"
 
@@ -135,7 +136,7 @@ class MpiGroup final : public ProcessGroup {
     reduce_regions_ = [this](const Collective& c, std::span<std::byte* const> regions,
                              int64_t count) {
       check_nodes_agree();
-      const size_t block = team_->staging_bytes() / size_of(c.in.dtype);
+      const size_t block = AcrossNodes::kPieceBytes / size_of(accumulator_of(c.in.dtype));
       across_->all_reduce(c.in.dtype, c.op, regions, count, static_cast<int64_t>(block));
     };
   }
