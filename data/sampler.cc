@@ -58,6 +58,13 @@ Range share(int64_t total, int64_t part, int64_t parts) {
   return {begin, begin + length + (part < longer ? 1 : 0)};
 }
 
+Range shards_of(int64_t shards, int rank, int world_size) {
+  check(world_size >= 1 && rank >= 0 && rank < world_size && shards >= world_size,
+        "[shards_of] {} virtual shards for rank {} of {}: every rank needs one", shards, rank,
+        world_size);
+  return {shards * rank / world_size, shards * (rank + 1) / world_size};
+}
+
 std::vector<int64_t> permutation(int64_t samples, uint64_t seed, int64_t epoch) {
   check(samples >= 0 && epoch >= 0, "[permutation] {} samples in epoch {}: neither may be negative",
         samples, epoch);
@@ -78,7 +85,16 @@ Sampler::Sampler(Options options) : options_(options) {
   check(o.accumulate >= 1, "[sampler] accumulate is {}, must be at least 1", o.accumulate);
   check(o.global_batch >= 1, "[sampler] the global batch is {}, must be at least 1",
         o.global_batch);
-  check(o.accumulate <= o.global_batch / o.world_size,
+  check(o.virtual_shards >= 0, "[sampler] {} virtual shards", o.virtual_shards);
+  if (o.virtual_shards > 0) {
+    check(o.virtual_shards >= o.world_size,
+          "[sampler] {} virtual shards cannot be spread over {} ranks: every rank needs one",
+          o.virtual_shards, o.world_size);
+    check(o.global_batch % o.virtual_shards == 0,
+          "[sampler] a global batch of {} cannot be cut into {} virtual shards of equal size",
+          o.global_batch, o.virtual_shards);
+  }
+  check(o.virtual_shards > 0 || o.accumulate <= o.global_batch / o.world_size,
         "[sampler] a global batch of {} cannot be cut into {} x {} micro-batches (world size x "
         "accumulate) without leaving one empty; enlarge the global batch or use fewer ranks",
         o.global_batch, o.world_size, o.accumulate);
@@ -102,10 +118,14 @@ Sampler::StepPlan Sampler::plan(int64_t step) {
     epoch_ = epoch;
   }
   StepPlan plan{step, epoch, batch, {}};
-  const int64_t parts = options_.world_size * options_.accumulate;
+  const bool shards = options_.virtual_shards > 0;
+  const int64_t parts =
+      shards ? options_.virtual_shards : options_.world_size * options_.accumulate;
+  const Range mine = shards ? shards_of(parts, options_.rank, options_.world_size)
+                            : Range{options_.rank * options_.accumulate,
+                                    (options_.rank + 1) * options_.accumulate};
   const auto start = order_.begin() + (step % steps_per_epoch()) * batch;
-  for (int64_t k = 0; k < options_.accumulate; ++k) {
-    const int64_t index = options_.rank * options_.accumulate + k;
+  for (int64_t index = mine.begin; index < mine.end; ++index) {
     const Range part = share(batch, index, parts);
     plan.micros.push_back({index, {start + part.begin, start + part.end}});
   }

@@ -18,6 +18,10 @@ struct Range {
 // are one longer. Nothing is padded, nothing appears twice.
 Range share(int64_t total, int64_t part, int64_t parts);
 
+// The contiguous ones of `shards` virtual shards that fall to `rank`: [rank*S/n, (rank+1)*S/n).
+// Throws ValueError unless every rank gets one.
+Range shards_of(int64_t shards, int rank, int world_size);
+
 // The order of samples in one epoch: a uniformly random permutation of 0 .. samples-1 that depends
 // on seed and epoch only, so that every rank computes the same one.
 std::vector<int64_t> permutation(int64_t samples, uint64_t seed, int64_t epoch);
@@ -29,6 +33,9 @@ std::vector<int64_t> permutation(int64_t samples, uint64_t seed, int64_t epoch);
 // micro-batches (see share()), numbered globally; rank r owns the numbers
 // [r * accumulate, (r+1) * accumulate). So the micro-batches and their numbers depend only on the
 // product: one rank accumulating 4 sees what 4 ranks see.
+//
+// With virtual shards the micro-batches are the shards, all of the same size, whatever the number
+// of ranks; rank r owns shards_of(r), and `accumulate` has no effect.
 class Sampler {
  public:
   struct Options {
@@ -36,7 +43,8 @@ class Sampler {
     int64_t global_batch = 0;  // G
     int rank = 0;
     int world_size = 1;
-    int64_t accumulate = 1;  // micro-batches per rank and step
+    int64_t accumulate = 1;      // micro-batches per rank and step
+    int64_t virtual_shards = 0;  // 0: none
     uint64_t seed = 0;
     bool shuffle = true;
   };
@@ -51,8 +59,9 @@ class Sampler {
     std::vector<MicroPlan> micros;
   };
 
-  // Throws ValueError if a micro-batch would be empty (G < world_size * accumulate) or the dataset
-  // holds less than one global batch.
+  // Throws ValueError if a micro-batch would be empty (G < world_size * accumulate), the virtual
+  // shards do not divide the global batch or are fewer than the ranks, or the dataset holds less
+  // than one global batch.
   explicit Sampler(Options options);
 
   const Options& options() const { return options_; }

@@ -36,6 +36,42 @@ std::vector<Samples> micros_of_world(Sampler::Options options, int64_t step) {
   return all;
 }
 
+// Shards are the same on any number of ranks, and of equal size.
+TEST(Sampler, VirtualShardsDependOnNothingElse) {
+  Sampler::Options options{.samples = 100, .global_batch = 48, .virtual_shards = 16, .seed = 3};
+  const auto shards_of_world = [&](int world_size, int64_t step) {
+    std::vector<Samples> all;
+    options.world_size = world_size;
+    options.accumulate = world_size;  // has no effect
+    for (options.rank = 0; options.rank < world_size; ++options.rank) {
+      const auto range = shards_of(16, options.rank, world_size);
+      EXPECT_EQ(range.begin, std::ssize(all));
+      for (const auto& micro : Sampler(options).plan(step).micros) {
+        EXPECT_EQ(micro.index, std::ssize(all));
+        EXPECT_EQ(micro.samples.size(), 3u);
+        all.push_back(micro.samples);
+      }
+      EXPECT_EQ(range.end, std::ssize(all));
+    }
+    options.rank = 0;
+    return all;
+  };
+  for (const int64_t step : {0, 1, 5}) {
+    const auto one = shards_of_world(1, step);
+    ASSERT_EQ(one.size(), 16u);
+    for (const int world_size : {2, 3, 5, 8, 16}) {
+      EXPECT_EQ(shards_of_world(world_size, step), one) << world_size << " ranks";
+    }
+  }
+  EXPECT_EQ(shards_of(16, 1, 3), (Range{5, 10}));
+  options.world_size = 17;
+  EXPECT_THROW(Sampler{options}, ValueError);
+  options.world_size = 1;
+  options.virtual_shards = 32;  // does not divide 48
+  EXPECT_THROW(Sampler{options}, ValueError);
+  EXPECT_THROW(shards_of(4, 0, 5), ValueError);
+}
+
 TEST(Share, CoversEverythingOnceAndEvenly) {
   EXPECT_EQ(share(10, 0, 4), (Range{0, 3}));
   EXPECT_EQ(share(10, 1, 4), (Range{3, 6}));
