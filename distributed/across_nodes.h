@@ -9,6 +9,7 @@
 
 #include <mpi.h>
 
+#include "lockstep/distributed/canonical_sum.h"
 #include "lockstep/distributed/collective.h"
 
 namespace lockstep::distributed {
@@ -50,11 +51,18 @@ class AcrossNodes {
   void all_reduce(DType dtype, ReduceOp op, std::span<std::byte* const> regions, int64_t count,
                   int64_t block);
 
+  // The canonical sum over all ranks: regions[i] is the slots of this node's i-th rank, `count`
+  // elements each, and slot 0 of each ends with the sum, once all ranks of the node have returned.
+  // The data travels in blocks of `block` elements of a slot.
+  void canonical_sum(const CanonicalPlan& plan, DType dtype, std::span<std::byte* const> regions,
+                     int64_t count, int64_t block);
+
   // Any other collective, among all ranks.
   void run(const Collective& collective);
 
  private:
   class Chain;
+  class Tree;
   struct Message {
     std::byte* data;
     size_t bytes;
@@ -70,8 +78,9 @@ class AcrossNodes {
   std::function<void()> check_abort_;
 
   // What messages are received into. Never the stack: after an abort they may still arrive.
-  std::vector<std::byte> buffers_;  // of the chain
-  std::vector<std::byte> parts_;    // of a reduce_scatter
+  std::vector<std::byte> buffers_;   // of the chain
+  std::vector<std::byte> parts_;     // of a reduce_scatter
+  std::vector<std::byte> subtrees_;  // of a canonical sum
   std::array<Signature, 2> neighbours_;
   Signature mine_;
 };

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "lockstep/distributed/canonical_sum.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::distributed {
@@ -19,6 +20,8 @@ std::string_view name_of(CollectiveKind kind) {
       return "all_gather";
     case CollectiveKind::kAllToAll:
       return "all_to_all";
+    case CollectiveKind::kCanonicalSum:
+      return "canonical_sum";
     case CollectiveKind::kBarrier:
       return "barrier";
     case CollectiveKind::kAllocate:
@@ -57,6 +60,7 @@ std::string Signature::str() const {
     text += fmt::format(" of {} {}", count, lockstep::name_of(dtype));
   }
   if (kind == CollectiveKind::kBroadcast) text += fmt::format(" from rank {}", root);
+  if (kind == CollectiveKind::kCanonicalSum) text += fmt::format(" over {} leaves", leaves);
   return text + fmt::format(", call {}", sequence);
 }
 
@@ -68,6 +72,7 @@ Signature signature_of(const Collective& collective, uint64_t sequence) {
   signature.dtype = collective.in.dtype;
   if (reduces(collective.kind)) signature.op = collective.op;
   if (collective.kind == CollectiveKind::kBroadcast) signature.root = collective.root;
+  if (collective.plan) signature.leaves = collective.plan->leaves();
   return signature;
 }
 
@@ -112,6 +117,14 @@ void check_arguments(const Collective& c, int rank, int size) {
             "[{}] in has {} elements, out {}; they must be equal and divisible by {} ranks", name,
             c.in.count, c.out.count, size);
       check(!overlap(c.in, c.out), "[{}] in and out overlap", name);
+      break;
+    case CollectiveKind::kCanonicalSum:
+      check(c.plan && c.plan->ranks() == size, "[{}] a plan for {} ranks in a group of {}", name,
+            c.plan ? c.plan->ranks() : 0, size);
+      check(c.in.count % c.plan->slots() == 0, "[{}] {} elements are not {} slots of equal length",
+            name, c.in.count, c.plan->slots());
+      check(c.in.dtype == DType::kFloat32 || c.in.dtype == DType::kFloat64,
+            "[{}] float32 and float64 are supported, not {}", name, lockstep::name_of(c.in.dtype));
       break;
     default:
       break;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "lockstep/distributed/process_group.h"
@@ -13,6 +14,7 @@ enum class CollectiveKind : uint8_t {
   kReduceScatter,
   kAllGather,
   kAllToAll,
+  kCanonicalSum,
   kBarrier,
   kAllocate,  // in.count bytes
 };
@@ -24,6 +26,7 @@ struct Collective {
   Buffer out;
   ReduceOp op = ReduceOp::kSum;
   int root = 0;
+  std::shared_ptr<const CanonicalPlan> plan = nullptr;  // of a canonical sum
 };
 
 // What has to be equal on all ranks; trivially copyable, so that it can lie in shared memory or
@@ -31,6 +34,7 @@ struct Collective {
 struct Signature {
   uint64_t sequence = 0;
   int64_t count = 0;
+  int64_t leaves = 0;  // of a canonical sum
   int32_t root = 0;
   CollectiveKind kind = CollectiveKind::kBarrier;
   ReduceOp op = ReduceOp::kSum;

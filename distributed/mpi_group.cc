@@ -27,6 +27,7 @@ using Clock = std::chrono::steady_clock;
 
 enum AlarmTag : int { kAborted, kReported, kLeft };
 constexpr int kAlarmBytes = 2048;
+constexpr int64_t kCanonicalBlock = 1 << 18;  // elements that travel at a time
 
 // A private copy of a communicator whose errors are returned.
 MPI_Comm duplicate(MPI_Comm comm) {
@@ -136,6 +137,9 @@ class MpiGroup final : public ProcessGroup {
     reduce_regions_ = [this](const Collective& c, std::span<std::byte* const> regions,
                              int64_t count) {
       check_nodes_agree();
+      if (c.kind == CollectiveKind::kCanonicalSum) {
+        return across_->canonical_sum(*c.plan, c.in.dtype, regions, count, kCanonicalBlock);
+      }
       const size_t block = AcrossNodes::kPieceBytes / size_of(accumulator_of(c.in.dtype));
       across_->all_reduce(c.in.dtype, c.op, regions, count, static_cast<int64_t>(block));
     };
@@ -216,7 +220,8 @@ class MpiGroup final : public ProcessGroup {
     nodes_agree_ = false;
     if (!across_) {
       run_in_team(*team_, collective);
-    } else if (collective.kind == CollectiveKind::kAllReduce) {
+    } else if (collective.kind == CollectiveKind::kAllReduce ||
+               collective.kind == CollectiveKind::kCanonicalSum) {
       run_in_team(*team_, collective, reduce_regions_);
     } else {
       team_->meet(collective);

@@ -1,5 +1,7 @@
 #include "lockstep/distributed/process_group.h"
 
+#include <utility>
+
 #include "lockstep/distributed/collective.h"
 
 // The public calls check their arguments once, for every implementation.
@@ -31,6 +33,14 @@ Work ProcessGroup::all_gather(Buffer out, Buffer in, Launch launch) {
 
 Work ProcessGroup::all_to_all(Buffer out, Buffer in, Launch launch) {
   const Collective c{CollectiveKind::kAllToAll, in, out};
+  check_arguments(c, rank_, size_);
+  return issue(c, launch);
+}
+
+Work ProcessGroup::canonical_sum(Buffer slots, std::shared_ptr<const CanonicalPlan> plan,
+                                 Launch launch) {
+  Collective c{CollectiveKind::kCanonicalSum, slots, slots};
+  c.plan = std::move(plan);
   check_arguments(c, rank_, size_);
   return issue(c, launch);
 }

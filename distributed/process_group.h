@@ -67,6 +67,8 @@ class Memory {
 // to the communication thread (about 10 us) when nothing else is queued; its Work is completed.
 enum class Launch : uint8_t { kAsync, kBlocking };
 
+class CanonicalPlan;  // canonical_sum.h
+
 struct Collective;  // collective.h: one checked call, as the implementations see it
 
 // A fixed set of ranks and the collectives among them.
@@ -105,6 +107,12 @@ class ProcessGroup {
   Work all_gather(Buffer out, Buffer in, Launch launch = Launch::kAsync);
   // Both counts equal and divisible by size(): part r goes to rank r. Not in place.
   Work all_to_all(Buffer out, Buffer in, Launch launch = Launch::kAsync);
+  // The sum over a plan's leaves, the same bits for any number of ranks. `slots` are the plan's
+  // slots, of equal length, float32 or float64, one behind the other in memory of this group and at
+  // the same place of it on every rank; they hold this rank's pieces where the plan says. Slot 0
+  // ends with the sum on every rank, the others with anything.
+  Work canonical_sum(Buffer slots, std::shared_ptr<const CanonicalPlan> plan,
+                     Launch launch = Launch::kAsync);
   Work barrier(Launch launch = Launch::kAsync);
 
   // Gives up: pending and later collectives on every rank that can still be reached throw

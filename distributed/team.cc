@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
+#include "lockstep/distributed/canonical_sum.h"
 #include "lockstep/distributed/reduce_kernels.h"
+#include "lockstep/engine/tensor/check.h"
 
 // Only inputs are ever read by other members (the all-reduce also writes them). A member whose
 // buffer the others cannot see copies it, piece by piece, through its staging area: copy in,
@@ -32,6 +35,8 @@ class Run {
     if (c_.in.count == 0) return;
     if (c_.kind == CollectiveKind::kAllReduce) {
       all_reduce(reach);
+    } else if (c_.kind == CollectiveKind::kCanonicalSum) {
+      canonical_sum(reach);
     } else if (reach != Team::Reach::kNone) {
       take(inputs(), 0, part_count(), part_count());
       if (reach == Team::Reach::kDirect) team_.barrier();  // nobody reads our input any more
@@ -63,6 +68,39 @@ class Run {
       team_.barrier();
       copy_bytes(out_ + offset(begin), team_.staging(me_), offset(count));
     }
+  }
+
+  void canonical_sum(Team::Reach reach) {
+    check<DistributedError>(reach != Team::Reach::kNone,
+                            "[canonical_sum] the slots must lie in memory of the group, at the "
+                            "same place of it on every rank");
+    const int64_t count = c_.in.count / c_.plan->slots();
+    if (reduce_regions_) {
+      reduce_regions_(c_, inputs(), count);
+      team_.barrier();
+      if (reach == Team::Reach::kCopied) copy_bytes(out_, team_.input(me_), offset(count));
+    } else if (reach == Team::Reach::kCopied) {  // tiny: all do the same sum
+      add_pieces(count, {0, count}, {out_});
+    } else {
+      const Slice slice = slice_of(count, width_, me_, members_);
+      std::vector<std::byte*> results = inputs();
+      for (std::byte*& result : results) result += offset(slice.begin);
+      if (members_ > 1) add_pieces(count, slice, results);
+      team_.barrier();
+    }
+  }
+
+  // Adds a slice of all members' slots, which together are the whole tree.
+  void add_pieces(int64_t count, Slice slice, const std::vector<std::byte*>& results) {
+    std::vector<int> ranks(at(members_));
+    std::iota(ranks.begin(), ranks.end(), 0);
+    const auto held = c_.plan->pieces_of(ranks);
+    const std::vector<std::byte*> regions = inputs();
+    std::vector<const std::byte*> sources;
+    for (const auto& piece : held) {
+      sources.push_back(regions[piece.holder] + offset(piece.slot * count + slice.begin));
+    }
+    SubtreeSum(subtrees_of(held)).add(c_.in.dtype, sources, slice.end - slice.begin, {&results, 1});
   }
 
   void reduce_regions(const std::vector<std::byte*>& regions, int64_t count) {

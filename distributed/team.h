@@ -37,13 +37,14 @@ class Team {
 
 // Carries a region that every member holds a contribution to (regions[i] is member i's) to its
 // reduction, here and in other teams; every region ends with the result, once every member has
-// returned from this call.
+// returned from this call. In a canonical sum a region is a member's slots, of `count` elements
+// each, and slot 0 ends with the result.
 using ReduceRegions =
     std::function<void(const Collective&, std::span<std::byte* const> regions, int64_t count)>;
 
 // Runs a collective among the members of a team; Collective::root is a member. With
-// `reduce_regions` an all-reduce goes beyond the team; without, each member reduces its slice over
-// all members in their order.
+// `reduce_regions` an all-reduce or canonical sum goes beyond the team; without, each member
+// reduces its slice over all members in their order, or along the tree.
 void run_in_team(Team& team, const Collective& collective,
                  const ReduceRegions& reduce_regions = nullptr);
 

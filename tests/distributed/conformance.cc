@@ -5,10 +5,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <thread>
 
 #include <gtest/gtest.h>
 
+#include "lockstep/distributed/canonical_sum.h"
 #include "lockstep/engine/tensor/error.h"
 
 namespace lockstep::distributed::testing {
@@ -184,6 +186,44 @@ void all_reduce_large(ProcessGroup& group) {
     Space<float> space(group, count, place);
     check_all_reduce<float>(group, whole<float>, ReduceOp::kSum, count, space.data());
   }
+}
+
+// The sum over the leaves of a perfect binary tree, whoever holds them.
+void canonical_sum_values(ProcessGroup& group) {
+  const auto fewest = static_cast<int64_t>(std::bit_ceil(static_cast<unsigned>(group.size())));
+  const auto check = [&]<typename T>() {
+    for (const int64_t leaves : {fewest, int64_t{16}}) {
+      const auto plan = std::make_shared<const CanonicalPlan>(leaves, group.size());
+      const auto& share = plan->share(group.rank());
+      // The last one is more than what travels between nodes at a time.
+      const int64_t longest = group.name() == "threads" ? 5003 : 300007;
+      const auto memory =
+          group.allocate(static_cast<size_t>(plan->slots() * longest) * sizeof(T), Device{});
+      auto* const slots = static_cast<T*>(memory->data());
+      for (const int64_t count :
+           {int64_t{0}, int64_t{1}, int64_t{3}, int64_t{17}, int64_t{1025}, longest}) {
+        for (size_t k = 0; k < share.leaves.size(); ++k) {
+          const int leaf = static_cast<int>(share.range.begin) + static_cast<int>(k);
+          T* const slot = slots + share.leaves[k].slot * count;
+          for (int64_t i = 0; i < count; ++i) slot[i] = uneven<T>(leaf, i);
+          for (const auto& [to, from] : share.leaves[k].additions) {
+            for (int64_t i = 0; i < count; ++i) slots[to * count + i] += slots[from * count + i];
+          }
+        }
+        group.canonical_sum(buffer_of(slots, plan->slots() * count), plan).wait();
+        expect_values(slots, count, "canonical_sum", [&](int64_t i) {
+          std::vector<T> terms;
+          for (int64_t l = 0; l < leaves; ++l) terms.push_back(uneven<T>(static_cast<int>(l), i));
+          for (size_t n = terms.size(); n > 1; n /= 2) {
+            for (size_t t = 0; t < n / 2; ++t) terms[t] = terms[2 * t] + terms[2 * t + 1];
+          }
+          return terms[0];
+        });
+      }
+    }
+  };
+  check.template operator()<float>();
+  check.template operator()<double>();
 }
 
 void min_and_max_keep_nan(ProcessGroup& group) {
@@ -399,6 +439,15 @@ void wrong_arguments_are_refused(ProcessGroup& group) {
   EXPECT_THROW(group.all_reduce({values.data(), 4, DType::kFloat32, Device::parse("cuda")}),
                ValueError);
   EXPECT_THROW(group.all_to_all(buffer_of(more), buffer_of(doubles)), ValueError);
+  const auto foreign = std::make_shared<const CanonicalPlan>(32, group.size() + 1);
+  EXPECT_THROW(group.canonical_sum(buffer, foreign), ValueError);
+  EXPECT_THROW(group.canonical_sum(buffer, nullptr), ValueError);
+  const auto plan = std::make_shared<const CanonicalPlan>(32, group.size());
+  EXPECT_THROW(group.canonical_sum(buffer_of(values.data(), 2 * plan->slots() - 1), plan),
+               ValueError);
+  const int64_t whole_slots = plan->slots();
+  EXPECT_THROW(group.canonical_sum({values.data(), whole_slots, DType::kInt32, Device{}}, plan),
+               ValueError);
   EXPECT_THROW(group.all_to_all(buffer, buffer), ValueError);
   EXPECT_THROW(group.all_gather(buffer_of(more), buffer_of(values.data(), 5)), ValueError);
   EXPECT_THROW(group.reduce_scatter(buffer_of(more.data(), 5), buffer), ValueError);
@@ -469,6 +518,15 @@ void different_ops(ProcessGroup& group) {
     group.all_reduce(buffer_of(values), group.rank() == 0 ? ReduceOp::kMin : ReduceOp::kMax).wait();
   });
 }
+void different_trees(ProcessGroup& group) {
+  const bool last = group.rank() == group.size() - 1;
+  const auto plan = std::make_shared<const CanonicalPlan>(last ? 64 : 32, group.size());
+  const auto memory = group.allocate(100000, Device{});
+  auto* const slots = static_cast<float*>(memory->data());
+  expect_mismatch(group, "over 32 leaves", "over 64 leaves", [&] {
+    group.canonical_sum(buffer_of(slots, plan->slots() * int64_t{1000}), plan).wait();
+  });
+}
 void different_collectives(ProcessGroup& group) {
   std::vector<float> values(10);
   const bool last = group.rank() == group.size() - 1;
@@ -493,6 +551,7 @@ const std::vector<Case>& conformance_cases() {
       {"all_reduce_values", all_reduce_values},
       {"all_reduce_in_rank_order", all_reduce_in_rank_order},
       {"all_reduce_large", all_reduce_large},
+      {"canonical_sum_values", canonical_sum_values},
       {"min_and_max_keep_nan", min_and_max_keep_nan},
       {"broadcast_values", broadcast_values},
       {"reduce_scatter_values", reduce_scatter_values},
@@ -514,6 +573,7 @@ const std::vector<Case>& breaking_cases() {
       {"different_counts", different_counts},
       {"different_dtypes", different_dtypes},
       {"different_ops", different_ops},
+      {"different_trees", different_trees},
       {"different_collectives", different_collectives},
   };
   return cases;

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "lockstep/distributed/canonical_sum.h"
 #include "lockstep/distributed/mpi_runtime.h"
 #include "lockstep/engine/tensor/error.h"
 
@@ -67,6 +68,22 @@ INSTANTIATE_TEST_SUITE_P(All, BrokenMpiGroup,
                          case_name);
 
 class MpiGroups : public MpiGroup {};
+
+TEST_F(MpiGroups, CanonicalSumNeedsTheGroupsMemory) {
+  for (const Layout& layout : kLayouts) {
+    const auto group = make(layout);
+    const auto plan = std::make_shared<const CanonicalPlan>(32, group->size());
+    std::vector<float> values(static_cast<size_t>(plan->slots()) * 5000);
+    const std::string text = error_of([&] {
+      group
+          ->canonical_sum(
+              {values.data(), static_cast<int64_t>(values.size()), DType::kFloat32, Device{}}, plan)
+          .wait();
+    });
+    EXPECT_NE(text.find("must lie in memory of the group"), std::string::npos) << text;
+    EXPECT_TRUE(wait_for_peers_to_fail(*group, std::chrono::seconds(3)));
+  }
+}
 
 TEST_F(MpiGroups, MemoryOutlivesTheGroup) {
   for (const Layout& layout : kLayouts) {
