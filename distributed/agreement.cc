@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <map>
 
 #include "lockstep/engine/tensor/check.h"
 
@@ -110,6 +111,20 @@ void verify_same_model(ProcessGroup& group, const NamedTensors& parameters,
   if (group.size() == 1) return;
   verify_same(group, parameters, "params");
   verify_same(group, buffers, "buffers");
+}
+
+void verify_same_text(ProcessGroup& group, const std::string& what, const std::string& text) {
+  if (group.size() == 1) return;
+  std::map<std::string, std::vector<size_t>> ranks;
+  const auto texts = exchange_texts(group, text);
+  for (size_t r = 0; r < texts.size(); ++r) ranks[texts[r]].push_back(r);
+  if (ranks.size() == 1) return;
+  std::string message;
+  for (const auto& [said, members] : ranks) {
+    message += fmt::format("{}{} {}: {}", message.empty() ? "" : "; ",
+                           members.size() == 1 ? "rank" : "ranks", fmt::join(members, ", "), said);
+  }
+  fail<DistributedError>("{}: {}", what, message);
 }
 
 NumberMark mark_of(int64_t number, int world) {

@@ -20,6 +20,10 @@ void throw_together(ProcessGroup& group, const std::string& what, const std::str
 void verify_same_model(ProcessGroup& group, const NamedTensors& parameters,
                        const NamedTensors& buffers);
 
+// Throws DistributedError on every rank unless all ranks' texts are the same; the message says
+// which ranks have which.
+void verify_same_text(ProcessGroup& group, const std::string& what, const std::string& text);
+
 // A number that must be the same on all of `world` ranks, compared without a message of its own:
 // each rank adds its mark to something that is summed over the ranks anyway, and every rank reads
 // from the two sums alike whether all numbers were equal. The marks are integers so small that

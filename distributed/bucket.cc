@@ -1,5 +1,8 @@
 #include "lockstep/distributed/bucket.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -13,16 +16,22 @@ int64_t aligned(int64_t elements) { return (elements + kAlignment - 1) / kAlignm
 
 }  // namespace
 
-Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extras)
+Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extras,
+               std::unique_ptr<BucketReduction> reduction)
     : dtype_(parameters.front().second.dtype()),
       device_(parameters.front().second.device()),
-      extras_(extras) {
+      extras_(extras),
+      reduction_(reduction ? std::move(reduction) : make_all_reduction()) {
   for (const auto& [name, p] : parameters) {
-    entries_.push_back({name, p, trailer_, false, false, nullptr});
+    Entry& entry = entries_.emplace_back();
+    entry.name = name;
+    entry.parameter = p;
+    entry.offset = trailer_;
     trailer_ += aligned(p.numel());
   }
   elements_ = trailer_ + static_cast<int64_t>(entries_.size()) + 1 + static_cast<int64_t>(extras);
-  gradient_memory_ = group.allocate(bytes(), device_);
+  stride_ = reduction_->slots() > 1 ? aligned(elements_) : elements_;
+  gradient_memory_ = group.allocate(slots_buffer().bytes(), device_);
   parameter_memory_ = group.allocate(static_cast<size_t>(trailer_) * size_of(dtype_), device_);
   const autograd::NoGrad no_grad;
   for (Entry& entry : entries_) {
@@ -30,7 +39,10 @@ Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extra
     home.copy_(entry.parameter);
     entry.parameter.set_data(home);
     entry.slot = std::make_shared<autograd::GradientSlot>();
-    entry.slot->view = place(entry, gradient_memory_);
+    for (int s = 0; s < reduction_->slots(); ++s) {
+      entry.places.push_back(place(entry, gradient_memory_, s));
+    }
+    entry.slot->view = entry.places[0];
     entry.slot->reopen = [this] { set_aside_reduced(); };
     autograd::set_gradient_slot(entry.parameter, entry.slot);
   }
@@ -45,9 +57,10 @@ Bucket::~Bucket() {
   }
 }
 
-Tensor Bucket::place(const Entry& entry, const std::shared_ptr<Memory>& memory) const {
-  char* data =
-      static_cast<char*>(memory->data()) + static_cast<size_t>(entry.offset) * size_of(dtype_);
+Tensor Bucket::place(const Entry& entry, const std::shared_ptr<Memory>& memory,
+                     int64_t slot) const {
+  char* data = static_cast<char*>(memory->data()) +
+               static_cast<size_t>(slot * stride_ + entry.offset) * size_of(dtype_);
   return from_memory(data, entry.parameter.sizes(), dtype_, memory);
 }
 
@@ -57,8 +70,93 @@ Buffer Bucket::parameter_buffer() const {
 
 size_t Bucket::bytes() const { return static_cast<size_t>(elements_) * size_of(dtype_); }
 
+Buffer Bucket::gradient_buffer() const {
+  return {gradient_memory_->data(), elements_, dtype_, device_};
+}
+
+Buffer Bucket::slots_buffer() const {
+  return {gradient_memory_ ? gradient_memory_->data() : nullptr, reduction_->slots() * stride_,
+          dtype_, device_};
+}
+
 void Bucket::check_slots() const {
   for (const Entry& entry : entries_) check_slot(entry.name, entry.parameter, entry.slot);
+}
+
+void Bucket::open(size_t pass, bool idle) {
+  if (reduction_->schedule() == nullptr) return;
+  pass_ = pass;
+  for (Entry& entry : entries_) {
+    entry.collected = false;
+    if (pass == 0) entry.contributed = false;
+  }
+  if (pass > 0) return;
+  touched_ = !idle;
+  if (touched_) set_aside_reduced();
+}
+
+void Bucket::collect(size_t index) {
+  const auto* schedule = reduction_->schedule();
+  if (schedule == nullptr) return;
+  Entry& entry = entries_[index];
+  check<Error>(!entry.collected,
+               "[data_parallel] parameter {} got a second gradient in the same backward; in "
+               "reduction mode bitwise the first one has already been added to those of other "
+               "shards. Was backward() called inside of backward?",
+               entry.name);
+  const autograd::NoGrad no_grad;
+  const CanonicalPlan::Leaf& leaf = (*schedule)[pass_];
+  if (!touched_) touch();
+  entry.collected = true;
+  if (entry.slot->state == autograd::GradientSlot::State::kEmpty) {
+    entry.slot->view.zero_();
+  } else {
+    entry.contributed = true;
+  }
+  for (const auto& [to, from] : leaf.additions) {
+    entry.places[static_cast<size_t>(to)].add_(entry.places[static_cast<size_t>(from)]);
+  }
+}
+
+void Bucket::collect_rest() {
+  using State = autograd::GradientSlot::State;
+  const bool any = std::any_of(entries_.begin(), entries_.end(), [](const Entry& entry) {
+    return entry.slot->state == State::kAccumulating;
+  });
+  if (!touched_ && !any) return;
+  for (size_t e = 0; e < entries_.size(); ++e) {
+    if (!entries_[e].collected) collect(e);
+  }
+}
+
+// An idle bucket is needed after all, in the present pass: as if zeros had been added up in those
+// before. So far everything was left in slot 0.
+void Bucket::touch() {
+  touched_ = true;
+  set_aside_reduced();
+  const int slot = (*reduction_->schedule())[pass_].slot;
+  for (Entry& entry : entries_) {
+    const Tensor& place = entry.places[static_cast<size_t>(slot)];
+    if (slot != 0) place.copy_(entry.slot->view);
+    entry.slot->view = place;
+    for (int s = 0; s < reduction_->slots(); ++s) {
+      if (s != slot) entry.places[static_cast<size_t>(s)].zero_();
+    }
+  }
+}
+
+void Bucket::close() {
+  const auto* schedule = reduction_->schedule();
+  if (schedule == nullptr) return;
+  collect_rest();
+  if (touched_) use_slot((*schedule)[pass_ + 1].slot);
+}
+
+void Bucket::use_slot(int slot) {
+  for (Entry& entry : entries_) {
+    entry.slot->view = entry.places[static_cast<size_t>(slot)];
+    entry.slot->state = autograd::GradientSlot::State::kEmpty;
+  }
 }
 
 void Bucket::begin() {
@@ -83,7 +181,8 @@ template <typename T>
 void Bucket::write_trailer(bool poisoned, std::span<const double> extras) {
   T* trailer = gradients<T>() + trailer_;
   for (const Entry& entry : entries_) {
-    *trailer++ = entry.slot->state == autograd::GradientSlot::State::kEmpty ? T(0) : T(1);
+    const bool here = entry.slot->state != autograd::GradientSlot::State::kEmpty;
+    *trailer++ = here || entry.contributed ? T(1) : T(0);
   }
   *trailer++ = poisoned ? T(1) : T(0);
   for (double extra : extras) *trailer++ = static_cast<T>(extra);
@@ -106,10 +205,15 @@ Bucket::Outcome Bucket::read_trailer() {
 void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> extras) {
   check(extras.size() == extras_, "[bucket] {} extras instead of {}", extras.size(), extras_);
   const autograd::NoGrad no_grad;
-  for (const Entry& entry : entries_) {
-    // A gradient that is still the last reduction's is not this rank's contribution to this one.
-    if (entry.slot->state == autograd::GradientSlot::State::kReduced) set_aside_reduced();
-    if (entry.slot->state == autograd::GradientSlot::State::kEmpty) entry.slot->view.zero_();
+  if (reduction_->schedule() == nullptr) {
+    for (const Entry& entry : entries_) {
+      // A gradient that is still the last reduction's is not this rank's contribution to this one.
+      if (entry.slot->state == autograd::GradientSlot::State::kReduced) set_aside_reduced();
+      if (entry.slot->state == autograd::GradientSlot::State::kEmpty) entry.slot->view.zero_();
+    }
+  } else if (!poisoned) {
+    if (!touched_) touch();
+    collect_rest();
   }
   if (dtype_ == DType::kFloat32) {
     write_trailer<float>(poisoned, extras);
@@ -117,14 +221,14 @@ void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> 
     write_trailer<double>(poisoned, extras);
   }
   launched_ = true;
-  work_ = group.all_reduce({gradient_memory_->data(), elements_, dtype_, device_});
+  reduction_->launch(group, *this);
 }
 
 Bucket::Outcome Bucket::finish() {
-  work_.wait();
+  const Work::Times times = reduction_->finish();
+  if (reduction_->schedule() != nullptr) use_slot(0);
   Outcome outcome = dtype_ == DType::kFloat32 ? read_trailer<float>() : read_trailer<double>();
-  outcome.times = work_.times();
-  work_ = {};
+  outcome.times = times;
   const autograd::NoGrad no_grad;
   for (Entry& entry : entries_) {
     if (!entry.carried) continue;
@@ -137,9 +241,11 @@ Bucket::Outcome Bucket::finish() {
 }
 
 void Bucket::discard() {
+  if (reduction_->schedule() != nullptr) use_slot(0);
   for (Entry& entry : entries_) {
     entry.slot->state = autograd::GradientSlot::State::kEmpty;
     entry.carried = false;
+    entry.contributed = false;
   }
   carry_ = Tensor();
 }
@@ -148,9 +254,9 @@ void Bucket::discard() {
 // results go aside and come back on top of the next reduction, so only the new part travels.
 void Bucket::set_aside_reduced() {
   const autograd::NoGrad no_grad;
-  if (!carry_.defined()) carry_ = zeros({trailer_}, {dtype_, device_});
   for (Entry& entry : entries_) {
     if (entry.slot->state != autograd::GradientSlot::State::kReduced) continue;
+    if (!carry_.defined()) carry_ = zeros({trailer_}, {dtype_, device_});
     carry_.narrow(0, entry.offset, entry.parameter.numel()).copy_(entry.slot->view.view({-1}));
     entry.slot->state = autograd::GradientSlot::State::kEmpty;
     entry.carried = true;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "lockstep/distributed/bucket_reduction.h"
 #include "lockstep/distributed/process_group.h"
 #include "lockstep/engine/autograd/gradient_slot.h"
 #include "lockstep/engine/tensor/tensor.h"
@@ -15,7 +16,7 @@ namespace lockstep::distributed {
 // Parameters whose gradients travel together.
 //
 // The gradients live side by side in the group's communicable memory: each parameter's grad() is a
-// view of its place (a GradientSlot), so nothing is copied before or after the all-reduce. The
+// view of its place (a GradientSlot), so nothing is copied before or after the reduction. The
 // parameters themselves are moved into flat memory of the same layout. Behind the gradients lies a
 // trailer that is summed with them:
 //
@@ -23,6 +24,11 @@ namespace lockstep::distributed {
 //
 // count i is the number of ranks that contributed to gradient i; poison the number of ranks whose
 // backward failed; the extras carry whatever small sums the step needs, the loss above all.
+//
+// How the bucket is reduced is a BucketReduction's affair. One with a schedule keeps several slots
+// of this layout and has the gradients of each pass (a micro-batch's backward) apart: they are
+// written to the pass's slot, and as soon as a parameter's is complete, what the schedule says is
+// added up. In between grad() is undefined.
 //
 // A parameter may be frozen and unfrozen at any time between reductions; while it is frozen nobody
 // waits for its gradient.
@@ -35,10 +41,15 @@ class Bucket {
     bool ready = false;    // its gradient is complete for this reduction
     bool carried = false;  // an earlier reduction's result waits in carry_
     std::shared_ptr<autograd::GradientSlot> slot;
+    std::vector<Tensor> places;  // in each of the reduction's slots
+    bool collected = false;      // its gradient of this pass has been added up
+    bool contributed = false;    // it got one in any of the passes
   };
 
-  // Collective: allocates the group's memory and moves the parameters into it.
-  Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extras = 0);
+  // Collective: allocates the group's memory and moves the parameters into it. Without a reduction
+  // the bucket is all-reduced.
+  Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extras = 0,
+         std::unique_ptr<BucketReduction> reduction = nullptr);
   ~Bucket();
   Bucket(const Bucket&) = delete;
   Bucket& operator=(const Bucket&) = delete;
@@ -46,8 +57,17 @@ class Bucket {
   const std::vector<Entry>& entries() const { return entries_; }
   Buffer parameter_buffer() const;  // all parameters, for the initial broadcast
   size_t bytes() const;             // gradients and trailer
+  Buffer gradient_buffer() const;   // gradients and trailer, in slot 0
+  Buffer slots_buffer() const;      // all slots, of equal length
+  int64_t trailer_offset() const { return trailer_; }
 
   void check_slots() const;  // check_slot() for every entry
+
+  // -- the passes, where the reduction has a schedule; without, nothing happens. A bucket that is
+  // idle gets gradients in no pass, most likely, and costs nothing until it does.
+  void open(size_t pass, bool idle);
+  void collect(size_t entry);  // its gradient of this pass is complete
+  void close();                // before the next pass
 
   // -- one reduction: begin, mark_ready for what gets gradients, launch, finish
   void begin();
@@ -55,7 +75,7 @@ class Bucket {
   bool mark_ready(size_t entry);
   bool all_ready() const { return pending_ == 0; }
   bool launched() const { return launched_; }
-  // Zeroes the places of entries without a gradient, writes the trailer and starts the all-reduce.
+  // Zeroes the places of entries without a gradient, writes the trailer and starts the reduction.
   // As many extras as the constructor was told.
   void launch(ProcessGroup& group, bool poisoned, std::span<const double> extras = {});
   struct Outcome {
@@ -78,19 +98,25 @@ class Bucket {
   template <typename T>
   Outcome read_trailer();
   void set_aside_reduced();
-  Tensor place(const Entry& entry, const std::shared_ptr<Memory>& memory) const;
+  Tensor place(const Entry& entry, const std::shared_ptr<Memory>& memory, int64_t slot = 0) const;
+  void use_slot(int slot);
+  void collect_rest();
+  void touch();
 
   DType dtype_;
   Device device_;
   int64_t trailer_ = 0;   // offset of the trailer in elements
   int64_t elements_ = 0;  // with the trailer
+  int64_t stride_ = 0;    // between slots
   int64_t pending_ = 0;
   bool launched_ = false;  // since begin()
   size_t extras_ = 0;
+  std::unique_ptr<BucketReduction> reduction_;
+  size_t pass_ = 0;
+  bool touched_ = true;  // false: no gradient has come since pass 0 of an idle bucket
   std::vector<Entry> entries_;
   std::shared_ptr<Memory> gradient_memory_, parameter_memory_;
   Tensor carry_;  // reduced gradients from before a further backward, in the bucket's layout
-  Work work_;
 };
 
 // Throws Error naming the parameter if its gradient goes elsewhere than to `slot` (null: to a

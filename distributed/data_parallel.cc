@@ -5,6 +5,9 @@
 #include <map>
 
 #include "lockstep/distributed/agreement.h"
+#include "lockstep/distributed/canonical_sum.h"
+#include "lockstep/distributed/shard_buffers.h"
+#include "lockstep/engine/arithmetic.h"
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/tensor/check.h"
@@ -19,17 +22,40 @@ DataParallel::DataParallel(const nn::Module& model, std::shared_ptr<ProcessGroup
 DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
                            std::shared_ptr<ProcessGroup> group, DataParallelOptions options)
     : group_(std::move(group)), parameters_(std::move(parameters)), buffers_(std::move(buffers)) {
-  check(options.reduction != ReductionMode::kBitwise,
-        "[data_parallel] reduction mode bitwise is not available in this version; use repeatable");
+  if (options.reduction == ReductionMode::kBitwise) {
+    const int64_t shards =
+        options.virtual_shards != 0 ? options.virtual_shards : options.reduction.virtual_shards;
+    plan_ = std::make_shared<const CanonicalPlan>(shards, group_->size());
+  }
   check(!parameters_.empty(), "[data_parallel] the model has no parameters");
   auto weights = std::make_shared<NamedTensors>(parameters_);
   weights->insert(weights->end(), buffers_.begin(), buffers_.end());
   weights_ = std::move(weights);
   verify_same_model(*group_, parameters_, buffers_);
-  reducer_ = std::make_unique<Reducer>(group_, parameters_, options.first_bucket_bytes,
-                                       options.bucket_bytes);
+  Reducer::Options reducer{options.first_bucket_bytes, options.bucket_bytes};
+  if (plan_) {
+    verify_same_text(*group_,
+                     "[data_parallel] the ranks would not compute the same bits, which reduction "
+                     "mode bitwise promises; use machines of one kind (LOCKSTEP_ISA and "
+                     "ONEDNN_MAX_CPU_ISA lower the instruction set), or mode repeatable",
+                     describe_arithmetic());
+    reducer.make_reduction = [plan = plan_, rank = group_->rank()] {
+      return make_canonical_reduction(plan, rank);
+    };
+    reducer.loss_terms = static_cast<size_t>(plan_->leaves());
+  }
+  losses_.resize(reducer.loss_terms);
+  reducer_ = std::make_unique<Reducer>(group_, parameters_, std::move(reducer));
   move_buffers();
   broadcast_from_root();
+  if (plan_ && !flat_buffers_.empty()) {
+    std::vector<Tensor> runs;
+    for (const auto& flat : flat_buffers_) {
+      runs.push_back(
+          from_memory(flat.buffer.data, {flat.buffer.count}, flat.buffer.dtype, flat.memory));
+    }
+    shard_buffers_ = std::make_unique<ShardBuffers>(group_, runs, plan_);
+  }
 }
 
 DataParallel::~DataParallel() = default;
@@ -82,17 +108,21 @@ DataParallel::Accumulation DataParallel::accumulate(data::Step& step) {
 
 void DataParallel::backward(const Tensor& loss, int64_t samples) {
   Accumulation* const scope = accumulation_;
+  check<Error>(scope != nullptr || !plan_,
+               "[data_parallel] backward() outside accumulate() has no virtual shards, which "
+               "reduction mode bitwise adds up; put it into accumulate(), or use mode repeatable");
   check<Error>(scope == nullptr || scope->backwards_ == 0,
                "[data_parallel] a second backward() in micro-batch {} of step {}: it needs one, so "
                "add the losses up first",
                scope ? scope->at_ : 0, step_index_);
   const bool final = !scope || scope->last();
   if (!scope) {
-    loss_sum_ = 0.0;
+    losses_.assign(losses_.size(), 0.0);
     step_index_ = kNoStep;
   }
   std::exception_ptr failure;
   const auto begin = Clock::now();
+  reducer_->begin_pass(scope ? scope->at_ : 0);
   if (final) reducer_->begin();
   try {
     // In here, so that a rank with a wrong argument fails like one whose backward throws: the peers
@@ -107,9 +137,11 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
         scope ? static_cast<double>(samples) / static_cast<double>(scope->step_.global_samples)
               : 1.0 / group_->size();
     const autograd::NoGrad no_grad;
-    loss_sum_ += weight * loss.item();
+    losses_[plan_ ? static_cast<size_t>(scope->current().index) : 0] += weight * loss.item();
     const Tensor seed = full(loss.sizes(), weight, {loss.dtype(), loss.device()});
     loss.backward(seed);
+    if (!final) reducer_->end_pass();
+    if (shard_buffers_) shard_buffers_->end_shard(scope->at_);
     if (scope) {
       ++scope->backwards_;
       scope->step_.report.timeline.passes.push_back(
@@ -125,10 +157,14 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
 
 void DataParallel::finish(const std::exception_ptr& failure) {
   const auto backward_done = Clock::now();
-  Reducer::Outcome outcome = reducer_->finish(static_cast<bool>(failure), loss_sum_, step_index_);
+  Reducer::Outcome outcome = reducer_->finish(static_cast<bool>(failure), losses_, step_index_);
   if (!outcome.same_step) throw_different_steps(failure);
   if (outcome.poisoned) throw_poisoned(failure);
-  if (group_->size() > 1) synchronize_buffers();
+  if (shard_buffers_) {
+    shard_buffers_->finish();
+  } else if (!plan_) {
+    synchronize_buffers();
+  }
   report(std::move(outcome), {backward_done, Clock::now()});
 }
 
@@ -166,6 +202,30 @@ void DataParallel::throw_poisoned(const std::exception_ptr& failure) {
       step_name(), message);
 }
 
+void DataParallel::check_shards(const data::Step& step) const {
+  const data::Range range = plan_->share(group_->rank()).range;
+  const int64_t shards = plan_->leaves();
+  const auto& micros = step.micros;
+  bool right = step.global_samples % shards == 0 && std::ssize(micros) == range.size();
+  for (size_t k = 0; right && k < micros.size(); ++k) {
+    right = micros[k].index == range.begin + static_cast<int64_t>(k) &&
+            micros[k].samples == step.global_samples / shards;
+  }
+  std::vector<std::string> actual;
+  for (const auto& micro : micros) {
+    actual.push_back(fmt::format("{} ({} samples)", micro.index, micro.samples));
+  }
+  check(
+      right,
+      "[data_parallel] step {} has the micro-batches {} of {} samples in all on rank {} of {}. In "
+      "reduction mode bitwise with {} virtual shards they must be the shards {} to {}, each of "
+      "the same number of samples: let job.steps() make the steps (--reduction bitwise "
+      "--virtual-shards {}), or a data::Sampler with virtual_shards, and give DataParallel the "
+      "same number",
+      step.index, fmt::join(actual, ", "), step.global_samples, group_->rank(), group_->size(),
+      shards, range.begin, range.end - 1, shards);
+}
+
 // This rank's gradients were added to those of another step.
 void DataParallel::throw_different_steps(const std::exception_ptr& failure) {
   reducer_->discard();
@@ -200,8 +260,9 @@ DataParallel::Accumulation::Accumulation(DataParallel& replicas, data::Step& ste
         step.micros.size(), step.global_samples);
   check<Error>(replicas.accumulation_ == nullptr,
                "[data_parallel] accumulate() inside accumulate(): one step at a time");
+  if (replicas.plan_) replicas.check_shards(step);
   replicas.accumulation_ = this;
-  replicas.loss_sum_ = 0.0;
+  replicas.losses_.assign(replicas.losses_.size(), 0.0);
   replicas.step_index_ = step.index;
 }
 
@@ -213,11 +274,14 @@ DataParallel::Accumulation::~Accumulation() {
   if (!reduced) {
     replicas_.reducer_->discard();
   }
+  // Of a step that was reduced nothing is left to be given up.
+  if (replicas_.shard_buffers_) replicas_.shard_buffers_->abandon();
 }
 
 DataParallel::Accumulation::Iterator DataParallel::Accumulation::begin() {
   check(!begun_, "[data_parallel] the micro-batches of a step can be iterated once");
   begun_ = true;
+  if (replicas_.shard_buffers_) replicas_.shard_buffers_->begin_step();
   enter();
   return Iterator(this);
 }
@@ -227,6 +291,7 @@ void DataParallel::Accumulation::enter() {
   entered_ = Clock::now();
   random_.reset();
   if (!done()) {
+    if (replicas_.shard_buffers_) replicas_.shard_buffers_->begin_shard(at_);
     random_.emplace(static_cast<uint64_t>(step_.index), static_cast<uint64_t>(current().index));
   }
 }

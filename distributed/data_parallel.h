@@ -17,8 +17,11 @@
 
 namespace lockstep::distributed {
 
+class ShardBuffers;
+
 struct DataParallelOptions {
-  ReductionMode reduction = ReductionMode::kRepeatable;
+  ReductionChoice reduction = {};
+  int64_t virtual_shards = 0;                   // in mode bitwise; 0: as many as `reduction` says
   size_t first_bucket_bytes = size_t{1} << 20;  // small, so that communication starts early
   size_t bucket_bytes = size_t{25} << 20;       // a bucket closes once it has this many
 };
@@ -46,6 +49,15 @@ struct DataParallelOptions {
 // keeps its grad() undefined. Parameters may be frozen and unfrozen at any time, on some ranks
 // only, too: what requires grad on any rank is reduced on all. If backward throws on one rank,
 // every rank throws for that step, all gradients are undefined afterwards and the next step works.
+//
+// In mode bitwise the gradients, and so the weights, are the same bits on any number of ranks up to
+// the number of virtual shards. A step consists of exactly those shards, as job.steps() or a
+// data::Sampler with virtual_shards makes them: shard s is one micro-batch, number s, of
+// global_samples / virtual_shards samples, on the rank that data::shards_of() says. The shards'
+// gradients are added along one tree (canonical_sum.h), so until the step's last backward grad() is
+// undefined. Buffers are updated once a step (shard_buffers.h). There is no backward() outside
+// accumulate(). Construction throws DistributedError naming the ranks if they would not compute the
+// same bits: other instruction sets, versions of libraries (engine/arithmetic.h).
 //
 // A step that is left before its last micro-batch's backward, by break or by an exception that the
 // program catches, leaves no gradients behind either. But only a step that every rank leaves is
@@ -77,7 +89,8 @@ class DataParallel {
   // step of its own, and the gradients are averaged over the ranks.
   void backward(const Tensor& loss, int64_t samples = 0);
 
-  // Gives every rank rank 0's buffers (running statistics). Happens after every step by itself.
+  // Gives every rank rank 0's buffers (running statistics). After every step they are equal by
+  // themselves.
   void synchronize_buffers();
 
   // In the order in which they are reduced; those of frozen parameters exist once needed.
@@ -92,6 +105,7 @@ class DataParallel {
   void broadcast_from_root();
   // Ends the step's communication; `failure` is what this rank's backward threw.
   void finish(const std::exception_ptr& failure);
+  void check_shards(const data::Step& step) const;
   void report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait) const;
   void throw_poisoned(const std::exception_ptr& failure);
   void throw_different_steps(const std::exception_ptr& failure);
@@ -106,10 +120,12 @@ class DataParallel {
     Buffer buffer;
   };
   std::vector<FlatBuffers> flat_buffers_;
+  std::shared_ptr<const CanonicalPlan> plan_;    // in mode bitwise, else null
+  std::unique_ptr<ShardBuffers> shard_buffers_;  // likewise, where there are buffers
 
   // The step under way.
   Accumulation* accumulation_ = nullptr;
-  double loss_sum_ = 0.0;  // this rank's weighted losses
+  std::vector<double> losses_;  // this rank's, weighted: their sum, or one for each shard
   int64_t step_index_ = kNoStep;
   friend class Accumulation;
 };

@@ -11,9 +11,9 @@
 namespace lockstep::distributed {
 namespace {
 
-// What the last bucket's trailer carries; behind it, for each place, on how many ranks it is
-// wanted.
-enum Extra : size_t { kLossHigh, kLossLow, kStep, kStepSquare, kWanted };
+// What the last bucket's trailer carries; behind it the high and low part of each term of the loss,
+// and for each place on how many ranks it is wanted.
+enum Extra : size_t { kStep, kStepSquare, kLoss };
 
 // A double as two floats whose sum carries about 48 bits: trailers may be float32.
 void split(double value, double* high, double* low) {
@@ -40,9 +40,11 @@ class BusyTime {
 }  // namespace
 
 Reducer::Reducer(std::shared_ptr<ProcessGroup> group, const NamedTensors& parameters,
-                 size_t first_bucket_bytes, size_t bucket_bytes)
-    : group_(std::move(group)) {
-  plan(parameters, first_bucket_bytes, bucket_bytes);
+                 Options options)
+    : group_(std::move(group)), options_(std::move(options)) {
+  const auto reduction = options_.make_reduction();
+  if (reduction->schedule() != nullptr) passes_apart_ = reduction->schedule()->size();
+  plan(parameters);
   for (Place& place : places_) {
     if (!place.idle) make_bucket(place);
   }
@@ -50,7 +52,7 @@ Reducer::Reducer(std::shared_ptr<ProcessGroup> group, const NamedTensors& parame
 
 // Places of one dtype each, filled in reverse registration order, frozen parameters apart; each
 // closes when it is full. The last place is one with parameters that require grad.
-void Reducer::plan(const NamedTensors& parameters, size_t first_bucket_bytes, size_t bucket_bytes) {
+void Reducer::plan(const NamedTensors& parameters) {
   struct Open {
     NamedTensors parameters;
     size_t bytes = 0;
@@ -80,7 +82,8 @@ void Reducer::plan(const NamedTensors& parameters, size_t first_bucket_bytes, si
     Open& open = all_open[{p.dtype(), frozen}];
     open.parameters.push_back(parameters[i]);
     open.bytes += static_cast<size_t>(p.numel()) * size_of(p.dtype());
-    if (open.bytes >= (first && !frozen ? first_bucket_bytes : bucket_bytes)) close(open, frozen);
+    const size_t limit = first && !frozen ? options_.first_bucket_bytes : options_.bucket_bytes;
+    if (open.bytes >= limit) close(open, frozen);
   }
   for (auto& [kind, open] : all_open) {
     if (!open.parameters.empty()) close(open, kind.second);
@@ -93,8 +96,9 @@ void Reducer::plan(const NamedTensors& parameters, size_t first_bucket_bytes, si
 
 void Reducer::make_bucket(Place& place) {
   const bool last = &place == &places_.back();
-  place.bucket =
-      std::make_unique<Bucket>(*group_, place.parameters, last ? kWanted + places_.size() : 0);
+  const size_t extras = kLoss + 2 * options_.loss_terms + places_.size();
+  place.bucket = std::make_unique<Bucket>(*group_, place.parameters, last ? extras : 0,
+                                          options_.make_reduction());
   Bucket& bucket = *place.bucket;
   for (size_t e = 0; e < bucket.entries().size(); ++e) {
     const Tensor& p = bucket.entries()[e].parameter;
@@ -113,8 +117,27 @@ void Reducer::wake(Place& place) {
   std::vector<Tensor> gradients;
   for (const auto& [name, p] : place.parameters) gradients.push_back(p.grad());
   make_bucket(place);
-  for (size_t i = 0; i < gradients.size(); ++i) {
-    if (gradients[i].defined()) place.parameters[i].second.set_grad(gradients[i]);
+  const auto put = [&](const std::vector<Tensor>& of_pass) {
+    for (size_t i = 0; i < of_pass.size(); ++i) {
+      if (of_pass[i].defined()) place.parameters[i].second.set_grad(of_pass[i]);
+    }
+  };
+  if (passes_apart_ == 0) return put(gradients);
+  for (size_t pass = 0; pass < passes_apart_; ++pass) {
+    place.bucket->open(pass, true);
+    if (pass < place.passes.size()) put(place.passes[pass]);
+    if (pass + 1 < passes_apart_) place.bucket->close();
+  }
+  place.passes.clear();
+}
+
+// A pass is over for parameters without a bucket.
+void Reducer::keep_pass(Place& place) const {
+  if (place.bucket || passes_apart_ == 0) return;
+  auto& gradients = place.passes.emplace_back();
+  for (const auto& [name, p] : place.parameters) {
+    gradients.push_back(p.grad());
+    if (p.grad().defined()) p.set_grad({});
   }
 }
 
@@ -141,12 +164,33 @@ bool Reducer::is_wanted(const Place& place) {
   if (place.bucket) {
     const auto& entries = place.bucket->entries();
     return std::any_of(entries.begin(), entries.end(), [](const Bucket::Entry& entry) {
-      return entry.parameter.requires_grad() || entry.slot->state == State::kAccumulating;
+      return entry.parameter.requires_grad() || entry.contributed ||
+             entry.slot->state == State::kAccumulating;
     });
   }
-  return std::any_of(place.parameters.begin(), place.parameters.end(), [](const auto& named) {
-    return named.second.requires_grad() || named.second.grad().defined();
+  const bool kept = std::any_of(place.passes.begin(), place.passes.end(), [](const auto& pass) {
+    return std::any_of(pass.begin(), pass.end(), [](const Tensor& g) { return g.defined(); });
   });
+  return kept ||
+         std::any_of(place.parameters.begin(), place.parameters.end(), [](const auto& named) {
+           return named.second.requires_grad() || named.second.grad().defined();
+         });
+}
+
+void Reducer::begin_pass(size_t pass) {
+  for (Place& place : places_) {
+    if (pass == 0) place.passes.clear();
+    if (place.bucket) place.bucket->open(pass, place.idle);
+  }
+  in_pass_ = true;
+}
+
+void Reducer::end_pass() {
+  in_pass_ = false;
+  for (Place& place : places_) {
+    if (place.bucket) place.bucket->close();
+    keep_pass(place);
+  }
 }
 
 void Reducer::begin() {
@@ -158,12 +202,13 @@ void Reducer::begin() {
 }
 
 void Reducer::on_gradient(Bucket& bucket, size_t entry) {
-  if (!reducing_) return;
-  check<Error>(!bucket.launched(),
+  if (!in_pass_) return;
+  check<Error>(!reducing_ || !bucket.launched(),
                "[data_parallel] parameter {} got another gradient after its bucket had left for "
                "the all-reduce. Was it unfrozen, or backward() called, inside of backward?",
                bucket.entries()[entry].name);
-  if (bucket.mark_ready(entry)) launch_ready();
+  bucket.collect(entry);
+  if (reducing_ && bucket.mark_ready(entry)) launch_ready();
 }
 
 // The last bucket waits for the end of backward: it is the one that tells the others if this rank
@@ -184,15 +229,23 @@ void Reducer::launch_rest(bool poisoned, const std::vector<double>& extras) {
   places_.back().bucket->launch(*group_, poisoned, extras);
 }
 
-Reducer::Outcome Reducer::finish(bool poisoned, double loss, int64_t step_number) {
+Reducer::Outcome Reducer::finish(bool poisoned, const std::vector<double>& loss_terms,
+                                 int64_t step_number) {
+  check(loss_terms.size() == options_.loss_terms, "[reducer] {} terms of the loss instead of {}",
+        loss_terms.size(), options_.loss_terms);
   reducing_ = false;
+  in_pass_ = false;
+  for (Place& place : places_) keep_pass(place);
   const NumberMark step = mark_of(step_number, group_->size());
-  std::vector<double> extras(kWanted + places_.size());
-  split(loss, &extras[kLossHigh], &extras[kLossLow]);
+  const size_t wanted_at = kLoss + 2 * loss_terms.size();
+  std::vector<double> extras(wanted_at + places_.size());
+  for (size_t t = 0; t < loss_terms.size(); ++t) {
+    split(loss_terms[t], &extras[kLoss + 2 * t], &extras[kLoss + 2 * t + 1]);
+  }
   extras[kStep] = step.value;
   extras[kStepSquare] = step.square;
   for (size_t i = 0; i < places_.size(); ++i) {
-    extras[kWanted + i] = is_wanted(places_[i]) ? 1.0 : 0.0;
+    extras[wanted_at + i] = is_wanted(places_[i]) ? 1.0 : 0.0;
   }
   launch_rest(poisoned, extras);
 
@@ -213,11 +266,15 @@ Reducer::Outcome Reducer::finish(bool poisoned, double loss, int64_t step_number
   }
   outcome.same_step = marks_agree({last.extras[kStep], last.extras[kStepSquare]}, group_->size());
   outcome.poisoned = last.poisoned;
-  outcome.loss = last.extras[kLossHigh] + last.extras[kLossLow];
+  std::vector<double> losses;
+  for (size_t t = 0; t < loss_terms.size(); ++t) {
+    losses.push_back(last.extras[kLoss + 2 * t] + last.extras[kLoss + 2 * t + 1]);
+  }
+  outcome.loss = canonical_sum(losses);
   if (outcome.same_step && !outcome.poisoned) {
     for (size_t i = 0; i + 1 < places_.size(); ++i) {
       Place& place = places_[i];
-      const bool wanted = last.extras[kWanted + i] > 0.0;
+      const bool wanted = last.extras[wanted_at + i] > 0.0;
       if (wanted && place.idle) {
         wake(place);
         place.bucket->launch(*group_, false);
@@ -231,7 +288,9 @@ Reducer::Outcome Reducer::finish(bool poisoned, double loss, int64_t step_number
 }
 
 void Reducer::discard() {
-  for (const Place& place : places_) {
+  in_pass_ = false;
+  for (Place& place : places_) {
+    place.passes.clear();
     if (place.bucket) {
       place.bucket->discard();
     } else {

@@ -12,7 +12,7 @@
 
 namespace lockstep::distributed {
 
-// A model's buckets, and which of them are all-reduced when.
+// A model's buckets, and which of them are reduced when.
 //
 // Parameters fill buckets in reverse registration order, which is roughly the order in which
 // gradients become ready. In the backward that is to be reduced a bucket leaves as soon as it and
@@ -26,27 +26,38 @@ namespace lockstep::distributed {
 // parameters requires grad or has a gradient from before it was frozen. From these counts every
 // rank concludes alike: an idle bucket that somebody wants is reduced after all, once behind the
 // others, and takes its place among them from then on; one that nobody wants is idle from then on.
+//
+// Where the buckets' reduction keeps passes apart (bucket_reduction.h), the gradients of a
+// parameter whose bucket does not exist yet are kept pass by pass until it does.
 class Reducer {
  public:
+  struct Options {
+    size_t first_bucket_bytes = 0, bucket_bytes = 0;
+    MakeReduction make_reduction = make_all_reduction;
+    size_t loss_terms = 1;  // a power of two
+  };
   // Collective: makes the buckets and moves the parameters into them. Throws ValueError unless
   // those that require grad are leaves of float32 or float64, and there is at least one.
-  Reducer(std::shared_ptr<ProcessGroup> group, const NamedTensors& parameters,
-          size_t first_bucket_bytes, size_t bucket_bytes);
+  Reducer(std::shared_ptr<ProcessGroup> group, const NamedTensors& parameters, Options options);
 
   // Throws Error naming the parameter if one has a gradient that would not arrive here.
   void check_parameters() const;
+
+  // Around each of a step's backward passes, numbered from 0.
+  void begin_pass(size_t pass);
+  void end_pass();  // not after the last one
 
   // Before the backward that is to be reduced: from now on complete buckets leave.
   void begin();
   struct Outcome {
     bool same_step = true;  // all ranks gave the same step number
     bool poisoned = false;  // on some rank; otherwise the gradients are there
-    double loss = 0.0;      // summed over the ranks
+    double loss = 0.0;      // all terms, each summed over the ranks
     double communication_seconds = 0.0;
     std::vector<data::StepTimeline::AllReduce> all_reduces;
   };
   // After it: sends what is still there and waits for everything. The same on every rank.
-  Outcome finish(bool poisoned, double loss, int64_t step_number);
+  Outcome finish(bool poisoned, const std::vector<double>& loss_terms, int64_t step_number);
   // No gradients anywhere.
   void discard();
 
@@ -56,21 +67,26 @@ class Reducer {
   struct Place {
     NamedTensors parameters;
     bool idle = false;
-    std::unique_ptr<Bucket> bucket;  // null: idle since construction
+    std::unique_ptr<Bucket> bucket;                // null: idle since construction
+    std::vector<std::vector<Tensor>> passes = {};  // without a bucket: the gradients so far
   };
 
-  void plan(const NamedTensors& parameters, size_t first_bucket_bytes, size_t bucket_bytes);
+  void plan(const NamedTensors& parameters);
   void make_bucket(Place& place);
   void wake(Place& place);
+  void keep_pass(Place& place) const;
   static bool is_wanted(const Place& place);
   void on_gradient(Bucket& bucket, size_t entry);
   void launch_ready();
   void launch_rest(bool poisoned, const std::vector<double>& extras);
 
   std::shared_ptr<ProcessGroup> group_;
+  const Options options_;
+  size_t passes_apart_ = 0;  // in a step of this rank; 0: they add up
   std::vector<Place> places_;
   NamedTensors unsupported_;  // frozen, of another dtype
   std::vector<autograd::HookHandle> hooks_;
+  bool in_pass_ = false;
   bool reducing_ = false;  // in the backward that is to be reduced
   size_t next_ = 0;        // the first place that has not been launched
 };

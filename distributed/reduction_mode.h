@@ -12,6 +12,18 @@ enum class ReductionMode : uint8_t {
   kBitwise,     // the same bits for any number of ranks and any accumulation split
 };
 
+// A mode, and what it needs to know. A mode alone is one, too.
+struct ReductionChoice {
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  constexpr ReductionChoice(ReductionMode chosen = ReductionMode::kRepeatable, int64_t shards = 16)
+      : mode(chosen), virtual_shards(shards) {}
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  constexpr operator ReductionMode() const { return mode; }
+
+  ReductionMode mode;
+  int64_t virtual_shards;  // kBitwise: of a global batch, a power of two
+};
+
 ReductionMode parse_reduction_mode(std::string_view name);  // throws ValueError
 
 }  // namespace lockstep::distributed

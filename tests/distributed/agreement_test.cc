@@ -5,6 +5,9 @@
 
 #include <gtest/gtest.h>
 
+#include "lockstep/distributed/threads_group.h"
+#include "lockstep/engine/tensor/error.h"
+
 namespace lockstep::distributed {
 namespace {
 
@@ -49,6 +52,20 @@ TEST(NumberMark, DifferencesThatCancelAreNoticed) {
   EXPECT_FALSE(agree({4, 5, 6}));
   EXPECT_FALSE(agree({-1, 1}));
   EXPECT_FALSE(agree({7, 8, 9, 8}));
+}
+
+TEST(Agreement, SameTextsPassAndOthersNameTheRanks) {
+  run_thread_ranks(4, [](ProcessGroup& group) {
+    verify_same_text(group, "[test] the arithmetic differs", "oneDNN 2.6");
+    const bool odd = group.rank() == 2;
+    try {
+      verify_same_text(group, "[test] the arithmetic differs", odd ? "oneDNN 3.5" : "oneDNN 2.6");
+      ADD_FAILURE() << "a mixture passed";
+    } catch (const DistributedError& error) {
+      EXPECT_STREQ(error.what(),
+                   "[test] the arithmetic differs: ranks 0, 1, 3: oneDNN 2.6; rank 2: oneDNN 3.5");
+    }
+  });
 }
 
 }  // namespace

@@ -1,0 +1,71 @@
+#include "lockstep/distributed/bucket_reduction.h"
+
+#include <cstring>
+#include <utility>
+
+#include "lockstep/distributed/bucket.h"
+
+namespace lockstep::distributed {
+namespace {
+
+class AllReduction final : public BucketReduction {
+ public:
+  void launch(ProcessGroup& group, const Bucket& bucket) override {
+    work_ = group.all_reduce(bucket.gradient_buffer());
+  }
+  Work::Times finish() override {
+    Work work = std::exchange(work_, {});
+    work.wait();
+    return work.times();
+  }
+
+ private:
+  Work work_;
+};
+
+class CanonicalReduction final : public BucketReduction {
+ public:
+  CanonicalReduction(std::shared_ptr<const CanonicalPlan> plan, int rank)
+      : plan_(std::move(plan)), share_(plan_->share(rank)) {}
+
+  int slots() const override { return plan_->slots(); }
+  const std::vector<CanonicalPlan::Leaf>* schedule() const override { return &share_.leaves; }
+
+  // The trailer takes part in the sum as a term of the rank's first piece, and as zero in the
+  // others.
+  void launch(ProcessGroup& group, const Bucket& bucket) override {
+    const Buffer slots = bucket.slots_buffer();
+    const Buffer first = bucket.gradient_buffer();
+    const size_t width = size_of(slots.dtype);
+    const size_t begin = static_cast<size_t>(bucket.trailer_offset()) * width;
+    const size_t stride = slots.bytes() / static_cast<size_t>(plan_->slots());
+    for (const auto& piece : share_.pieces) {
+      if (piece.slot == 0) continue;
+      std::memset(
+          static_cast<std::byte*>(slots.data) + static_cast<size_t>(piece.slot) * stride + begin, 0,
+          first.bytes() - begin);
+    }
+    work_ = group.canonical_sum(slots, plan_);
+  }
+  Work::Times finish() override {
+    Work work = std::exchange(work_, {});
+    work.wait();
+    return work.times();
+  }
+
+ private:
+  std::shared_ptr<const CanonicalPlan> plan_;
+  const CanonicalPlan::Share& share_;
+  Work work_;
+};
+
+}  // namespace
+
+std::unique_ptr<BucketReduction> make_all_reduction() { return std::make_unique<AllReduction>(); }
+
+std::unique_ptr<BucketReduction> make_canonical_reduction(std::shared_ptr<const CanonicalPlan> plan,
+                                                          int rank) {
+  return std::make_unique<CanonicalReduction>(std::move(plan), rank);
+}
+
+}  // namespace lockstep::distributed

@@ -1,0 +1,12 @@
+#pragma once
+
+#include <string>
+
+namespace lockstep {
+
+// What, besides the program, decides about the bits that this process computes: versions of
+// Lockstep, its compiler, oneDNN and the C library, the instruction sets in use, the sizes of the
+// caches that kernels are blocked for. One line. Processes that say the same compute the same bits.
+std::string describe_arithmetic();
+
+}  // namespace lockstep
