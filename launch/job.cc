@@ -79,8 +79,8 @@ std::filesystem::path Job::data_dir() const {
 
 Device Job::device() const { return Device::parse(options().device); }
 
-distributed::ReductionMode Job::reduction() const {
-  return distributed::parse_reduction_mode(options().reduction);
+distributed::ReductionChoice Job::reduction() const {
+  return {distributed::parse_reduction_mode(options().reduction), options().virtual_shards};
 }
 
 const std::shared_ptr<distributed::ProcessGroup>& Job::group() const { return state_->group; }

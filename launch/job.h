@@ -76,14 +76,15 @@ class Job {
   const Options& options() const;
   std::filesystem::path data_dir() const;  // --data, else $LOCKSTEP_DATA, else the distribution's
   Device device() const;
-  distributed::ReductionMode reduction() const;
+  distributed::ReductionChoice reduction() const;
   const std::shared_ptr<distributed::ProcessGroup>& group() const;
   int rank() const { return group()->rank(); }
   int world_size() const { return group()->size(); }
 
   // This rank's share of every training step over `dataset`, which must outlive the range:
   // --epochs passes or --max-steps steps, assembled ahead by a thread, with progress shown and the
-  // steps' reports collected. Once per job. Throws ValueError if the global batch cannot be cut
+  // steps' reports collected. With --reduction bitwise the micro-batches are the virtual shards and
+  // --accumulate has no effect. Once per job. Throws ValueError if the global batch cannot be cut
   // into world size x accumulate micro-batches or is larger than the dataset.
   Steps steps(const data::Dataset& dataset);
   Steps steps(const data::Dataset&&) = delete;

@@ -1,5 +1,6 @@
 #include "lockstep/launch/options.h"
 
+#include <bit>
 #include <charconv>
 #include <filesystem>
 #include <limits>
@@ -102,6 +103,14 @@ void check_values(const Options& o) {
   at_least_one("--accumulate", o.accumulate);
   at_least_one("--virtual-shards", o.virtual_shards);
   at_least_one("--checkpoint-every", o.checkpoint_every.value_or(1));
+  if (o.reduction != "bitwise") return;
+  require(std::has_single_bit(static_cast<uint64_t>(o.virtual_shards)),
+          "[options] --virtual-shards {}: must be a power of two", o.virtual_shards);
+  require(
+      o.global_batch % o.virtual_shards == 0,
+      "[options] --global-batch {} cannot be cut into {} virtual shards of equal size; choose a "
+      "multiple, or other --virtual-shards",
+      o.global_batch, o.virtual_shards);
 }
 
 // Flags whose feature does not exist yet are known, so that their names are reserved, and refused,
@@ -113,15 +122,17 @@ void check_available(const CLI::App& app, const Options& o) {
   };
   if (o.device != "cpu") refuse("--device " + o.device, "use --device cpu");
   if (o.group == "nccl") refuse("--group nccl", "use --group auto");
-  if (o.reduction == "bitwise") refuse("--reduction bitwise", "use --reduction repeatable");
   if (o.precision != "fp32") refuse("--precision " + o.precision, "use --precision fp32");
   if (o.matmul_precision != "highest") {
     refuse("--matmul-precision " + o.matmul_precision, "use --matmul-precision highest");
   }
-  for (const char* flag :
-       {"--virtual-shards", "--checkpoint-dir", "--checkpoint-every", "--resume"}) {
+  for (const char* flag : {"--checkpoint-dir", "--checkpoint-every", "--resume"}) {
     if (app.count(flag) > 0) refuse(flag, "run without it");
   }
+  require(o.reduction == "bitwise" || app.count("--virtual-shards") == 0,
+          "[options] --virtual-shards has an effect with --reduction bitwise only, not with "
+          "--reduction {}",
+          o.reduction);
 }
 
 }  // namespace

@@ -43,6 +43,13 @@ bool is_usage(const std::exception_ptr& error) {
 }
 
 void check_world(const Options& o, int size) {
+  if (o.reduction == "bitwise") {
+    check<UsageError>(o.virtual_shards >= size,
+                      "[options] --virtual-shards {} cannot be spread over {} ranks: every rank "
+                      "needs one. Use more (which gives other bits) or fewer ranks",
+                      o.virtual_shards, size);
+    return;
+  }
   check<UsageError>(o.accumulate <= o.global_batch / size,
                     "[options] --global-batch {} is too small for {} ranks with --accumulate {}: "
                     "every micro-batch needs a sample",

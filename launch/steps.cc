@@ -16,6 +16,8 @@ namespace {
 
 constexpr size_t kReportedLosses = 1000;
 
+bool is_bitwise(const Job& job) { return job.reduction() == distributed::ReductionMode::kBitwise; }
+
 data::Sampler make_sampler(const Job& job, const data::Dataset& dataset) {
   const auto& o = job.options();
   return data::Sampler({.samples = dataset.size(),
@@ -23,6 +25,7 @@ data::Sampler make_sampler(const Job& job, const data::Dataset& dataset) {
                         .rank = job.rank(),
                         .world_size = job.world_size(),
                         .accumulate = o.accumulate,
+                        .virtual_shards = is_bitwise(job) ? o.virtual_shards : 0,
                         .seed = o.seed,
                         .shuffle = true});
 }
@@ -38,14 +41,24 @@ int64_t total_steps(const Options& o, int64_t per_epoch) {
 // steps, and train something that nobody asked for.
 void check_agreement(Job& job, int64_t samples, int64_t steps) {
   const auto& o = job.options();
-  constexpr std::array<const char*, 5> kNames = {"samples in the dataset", "--global-batch",
-                                                 "--accumulate", "--seed", "steps to train"};
-  const std::array<int64_t, 5> mine = {samples, o.global_batch, o.accumulate,
-                                       static_cast<int64_t>(o.seed), steps};
+  constexpr size_t kCount = 6;
+  constexpr std::array<const char*, kCount> kNames = {
+      "samples in the dataset",
+      "--global-batch",
+      "--accumulate",
+      "--seed",
+      "--virtual-shards of --reduction bitwise (0: another --reduction)",
+      "steps to train"};
+  const std::array<int64_t, kCount> mine = {samples,
+                                            o.global_batch,
+                                            o.accumulate,
+                                            static_cast<int64_t>(o.seed),
+                                            is_bitwise(job) ? o.virtual_shards : 0,
+                                            steps};
   auto lowest = mine;
   auto highest = mine;
-  const auto reduce = [&](std::array<int64_t, 5>& values, distributed::ReduceOp op) {
-    job.group()->all_reduce({values.data(), 5, DType::kInt64, {}}, op).wait();
+  const auto reduce = [&](std::array<int64_t, kCount>& values, distributed::ReduceOp op) {
+    job.group()->all_reduce({values.data(), kCount, DType::kInt64, {}}, op).wait();
   };
   reduce(lowest, distributed::ReduceOp::kMin);
   reduce(highest, distributed::ReduceOp::kMax);
@@ -160,6 +173,12 @@ Steps Job::steps(const data::Dataset& dataset) {
   auto state = std::make_unique<Steps::State>(*this, dataset, make_sampler(*this, dataset));
   check_agreement(*this, dataset.size(), state->total);
   state_->steps_given = true;
+  if (rank() == 0 && is_bitwise(*this) && options().accumulate != 1) {
+    log::info(
+        fmt::format("--accumulate {} has no effect with --reduction bitwise: the micro-batches "
+                    "are the {} virtual shards",
+                    options().accumulate, options().virtual_shards));
+  }
   if (rank() == 0) {
     log::info(fmt::format("training on {} samples, {} {}, global batch {}, {} steps",
                           dataset.size(), world_size(), world_size() == 1 ? "rank" : "ranks",

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <vector>
 
 #include "golden/golden.h"
@@ -131,6 +133,72 @@ TEST(FashionMnist, RanksAgreeOnEveryModel) {
     ASSERT_FALSE(accumulated.is_null());
     expect_close(losses_of(first), losses_of(accumulated), 5, 1e-4, model);
   }
+}
+
+// Ranks and threads: what weights_sha256 must not depend on in mode bitwise.
+void expect_same_weights(const std::string& program, const std::string& arguments,
+                         const std::vector<std::pair<int, int>>& ranks_and_threads) {
+  json first;
+  for (const auto& [ranks, threads] : ranks_and_threads) {
+    const std::string set = "OMP_NUM_THREADS=" + std::to_string(threads) + " ";
+    const Folder folder;
+    const auto path = folder.path() / "report.json";
+    const std::string launcher = ranks > 0 ? MPIRUN " -n " + std::to_string(ranks) + " " : "";
+    const Outcome outcome = run(set + launcher + program + " --reduction bitwise " + arguments +
+                                " --report " + path.string());
+    ASSERT_EQ(outcome.code, 0) << outcome.output;
+    const json report = json::parse(std::ifstream(path));
+    EXPECT_EQ(report.at("world_size"), std::max(ranks, 1));
+    EXPECT_EQ(report.at("reduction"), "bitwise");
+    if (first.is_null()) first = report;
+    const std::string what = arguments + " on " + std::to_string(ranks) + " ranks";
+    EXPECT_EQ(report.at("weights_sha256"), first.at("weights_sha256")) << what;
+    EXPECT_EQ(losses_of(report), losses_of(first)) << what;
+  }
+}
+
+TEST(Bitwise, AnyNumberOfRanksAndThreads) {
+  const Folder folder;
+  write_stripes(folder.path());
+  const std::string data = " --seed 7 --data " + folder.path().string();
+  // 11 steps of 48 samples: there is a last partial batch to be dropped, and a second epoch.
+  expect_same_weights(FASHION_MNIST, "--model mlp --global-batch 48 --max-steps 11" + data,
+                      {{0, 1}, {1, 2}, {2, 1}, {3, 1}, {4, 2}, {5, 1}});
+  expect_same_weights(FASHION_MNIST, "--model cnn_bn --global-batch 32 --max-steps 5" + data,
+                      {{0, 1}, {0, 2}, {2, 1}, {3, 1}, {5, 1}});
+  // AdamW, gradient clipping, a schedule, dropout-free attention.
+  expect_same_weights(
+      CHAR_GPT,
+      std::string("--text ") + GPT_TEXT +
+          " --layers 2 --width 32 --heads 2 --context 32 --max-steps 10 "
+          "--global-batch 16 --virtual-shards 8 --accumulate 3 --generate 0 --seed 7",
+      {{0, 1}, {2, 1}, {3, 2}, {4, 1}});
+}
+
+TEST(Bitwise, RefusesAMixtureOfInstructionSets) {
+  const std::string program = FASHION_MNIST " --model mlp --max-steps 1 --reduction bitwise";
+  const Outcome outcome =
+      run(MPIRUN " -n 1 " + program + " : -n 2 -x LOCKSTEP_ISA=baseline " + program);
+  EXPECT_NE(outcome.code, 0);
+  for (const char* part : {"the ranks would not compute the same bits", "rank 0: Lockstep",
+                           "ranks 1, 2: Lockstep", "kernels for baseline", "oneDNN"}) {
+    EXPECT_NE(outcome.output.find(part), std::string::npos) << part << "\n" << outcome.output;
+  }
+}
+
+// As the README runs it.
+TEST(LongBitwise, TwoHundredStepsOfEveryModel) {
+  const std::vector<std::pair<int, int>> all = {{1, 1}, {1, 2}, {2, 1}, {2, 2}, {3, 1}, {3, 2},
+                                                {4, 1}, {4, 2}, {5, 1}, {5, 2}, {8, 1}, {8, 2}};
+  for (const char* model : {"mlp", "cnn_bn"}) {
+    expect_same_weights(
+        FASHION_MNIST, "--virtual-shards 16 --max-steps 200 --seed 7 --model " + std::string(model),
+        all);
+  }
+  expect_same_weights(CHAR_GPT,
+                      std::string("--virtual-shards 16 --max-steps 200 --seed 7 --text ") +
+                          GPT_TEXT + " --layers 2 --width 64 --context 32 --generate 0",
+                      all);
 }
 
 // An epoch, as the README runs it.

@@ -145,6 +145,31 @@ TEST(Job, ReportsWhatTheStepsSaid) {
   });
 }
 
+// The shards are the same on any number of ranks; --accumulate has no effect.
+TEST(Job, StepsOfModeBitwiseConsistOfVirtualShards) {
+  const auto dataset = counting(40);
+  auto options = options_with(16, 3, 1);
+  options.reduction = "bitwise";
+  options.virtual_shards = 8;
+  for (const int ranks : {1, 3}) {
+    with_jobs(ranks, options, [&](Job& job) {
+      EXPECT_EQ(job.reduction(), distributed::ReductionMode::kBitwise);
+      EXPECT_EQ(job.reduction().virtual_shards, 8);
+      const auto range = data::shards_of(8, job.rank(), ranks);
+      int64_t count = 0;
+      for (auto& step : job.steps(dataset)) {
+        ++count;
+        ASSERT_EQ(std::ssize(step.micros), range.size());
+        for (size_t k = 0; k < step.micros.size(); ++k) {
+          EXPECT_EQ(step.micros[k].index, range.begin + static_cast<int64_t>(k));
+          EXPECT_EQ(step.micros[k].size(), 2);
+        }
+      }
+      EXPECT_EQ(count, 2);
+    });
+  }
+}
+
 TEST(Job, KeepsTheFirstThousandLosses) {
   const auto dataset = counting(20);
   auto options = options_with(10);

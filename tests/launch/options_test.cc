@@ -114,8 +114,16 @@ const std::vector<BadLine> kBad = {
     {"UnknownGroup", {"--group", "gloo"}, {"--group", "gloo"}},
     {"Cuda", {"--device", "cuda"}, {"--device cuda", "not available"}},
     {"Nccl", {"--group", "nccl"}, {"--group nccl", "not available"}},
-    {"Bitwise", {"--reduction", "bitwise"}, {"--reduction bitwise", "not available"}},
-    {"VirtualShards", {"--virtual-shards", "16"}, {"--virtual-shards", "not available"}},
+    {"ShardsWithoutBitwise",
+     {"--virtual-shards", "16"},
+     {"--virtual-shards", "--reduction bitwise only", "repeatable"}},
+    {"NoShards", {"--reduction", "bitwise", "--virtual-shards", "0"}, {"--virtual-shards 0"}},
+    {"TwelveShards",
+     {"--reduction", "bitwise", "--virtual-shards", "12", "--global-batch", "24"},
+     {"--virtual-shards 12", "power of two"}},
+    {"ShardsOfUnequalSize",
+     {"--reduction", "bitwise", "--global-batch", "100"},
+     {"--global-batch 100", "16 virtual shards of equal size"}},
     {"Bf16", {"--precision", "bf16"}, {"--precision bf16", "not available"}},
     {"Fp16", {"--precision", "fp16"}, {"--precision fp16", "not available"}},
     {"MatmulHigh", {"--matmul-precision", "high"}, {"--matmul-precision high", "not available"}},
@@ -137,6 +145,13 @@ TEST(Options, EpochsReplaceTheProgramsOwnSteps) {
   EXPECT_EQ(line.options.epochs, 2);
   EXPECT_FALSE(line.options.max_steps.has_value());
   EXPECT_EQ(parse({"--epochs", "2", "--max-steps", "7"}, extra).options.max_steps, 7);
+}
+
+TEST(Options, Bitwise) {
+  EXPECT_EQ(parse({"--reduction", "bitwise"}).options.virtual_shards, 16);
+  const auto o = parse({"--reduction", "bitwise", "--virtual-shards", "64"}).options;
+  EXPECT_EQ(o.reduction, "bitwise");
+  EXPECT_EQ(o.virtual_shards, 64);
 }
 
 TEST(Options, ProgramsAddFlagsAndDefaults) {
