@@ -10,6 +10,8 @@
 namespace lockstep::distributed {
 namespace {
 
+using State = autograd::GradientSlot::State;
+
 constexpr int64_t kAlignment = 16;  // elements between starts: a cache line of float32
 
 int64_t aligned(int64_t elements) { return (elements + kAlignment - 1) / kAlignment * kAlignment; }
@@ -87,8 +89,10 @@ void Bucket::open(size_t pass, bool idle) {
   if (reduction_->schedule() == nullptr) return;
   pass_ = pass;
   for (Entry& entry : entries_) {
-    entry.collected = false;
+    entry.present = entry.collected = false;
     if (pass == 0) entry.contributed = false;
+    // Whatever zero_grad() has made of it: the slot holds what this pass adds to.
+    if (pass > 0 && touched_ && leaf().adds) entry.slot->state = State::kAccumulating;
   }
   if (pass > 0) return;
   touched_ = !idle;
@@ -96,8 +100,7 @@ void Bucket::open(size_t pass, bool idle) {
 }
 
 void Bucket::collect(size_t index) {
-  const auto* schedule = reduction_->schedule();
-  if (schedule == nullptr) return;
+  if (reduction_->schedule() == nullptr) return;
   Entry& entry = entries_[index];
   check<Error>(!entry.collected,
                "[data_parallel] parameter {} got a second gradient in the same backward; in "
@@ -105,27 +108,48 @@ void Bucket::collect(size_t index) {
                "shards. Was backward() called inside of backward?",
                entry.name);
   const autograd::NoGrad no_grad;
-  const CanonicalPlan::Leaf& leaf = (*schedule)[pass_];
   if (!touched_) touch();
-  entry.collected = true;
-  if (entry.slot->state == autograd::GradientSlot::State::kEmpty) {
-    entry.slot->view.zero_();
+  entry.present = true;
+  add_up(entry);
+}
+
+void Bucket::put(size_t index, const Tensor& gradient) {
+  const autograd::NoGrad no_grad;
+  autograd::GradientSlot& slot = *entries_[index].slot;
+  if (slot.state == State::kAccumulating) {
+    slot.view.add_(gradient);
   } else {
-    entry.contributed = true;
+    slot.view.copy_(gradient);
+    slot.state = State::kAccumulating;
   }
-  for (const auto& [to, from] : leaf.additions) {
+  collect(index);
+}
+
+// An entry without a gradient counts as zero, which is a term like others: -0 + 0 is 0.
+void Bucket::add_up(Entry& entry) {
+  entry.collected = true;
+  if (entry.present) {
+    entry.contributed = true;
+  } else if (leaf().adds) {
+    entry.slot->view.add_(0.0);
+  } else {
+    entry.slot->view.zero_();
+  }
+  for (const auto& [to, from] : leaf().additions) {
     entry.places[static_cast<size_t>(to)].add_(entry.places[static_cast<size_t>(from)]);
   }
 }
 
 void Bucket::collect_rest() {
-  using State = autograd::GradientSlot::State;
-  const bool any = std::any_of(entries_.begin(), entries_.end(), [](const Entry& entry) {
-    return entry.slot->state == State::kAccumulating;
-  });
-  if (!touched_ && !any) return;
-  for (size_t e = 0; e < entries_.size(); ++e) {
-    if (!entries_[e].collected) collect(e);
+  const autograd::NoGrad no_grad;
+  const auto has = [this](const Entry& entry) { return has_gradient(entry); };
+  if (!touched_ && !std::any_of(entries_.begin(), entries_.end(), has)) return;
+  if (!touched_) touch();
+  for (Entry& entry : entries_) {
+    if (entry.collected) continue;
+    // Of a backward outside of any pass, the hook has said nothing.
+    entry.present = entry.present || (!leaf().adds && entry.slot->state != State::kEmpty);
+    add_up(entry);
   }
 }
 
@@ -134,13 +158,22 @@ void Bucket::collect_rest() {
 void Bucket::touch() {
   touched_ = true;
   set_aside_reduced();
-  const int slot = (*reduction_->schedule())[pass_].slot;
+  const auto slot = static_cast<size_t>(leaf().slot);
   for (Entry& entry : entries_) {
-    const Tensor& place = entry.places[static_cast<size_t>(slot)];
-    if (slot != 0) place.copy_(entry.slot->view);
+    const Tensor& place = entry.places[slot];
+    entry.present = entry.slot->state == State::kAccumulating;
+    if (!entry.present) {
+      place.zero_();
+    } else if (slot != 0) {
+      place.copy_(entry.slot->view);
+    }
+    if (leaf().adds) {
+      place.add_(0.0);
+      entry.slot->state = State::kAccumulating;
+    }
     entry.slot->view = place;
-    for (int s = 0; s < reduction_->slots(); ++s) {
-      if (s != slot) entry.places[static_cast<size_t>(s)].zero_();
+    for (size_t s = 0; s < entry.places.size(); ++s) {
+      if (s != slot) entry.places[s].zero_();
     }
   }
 }
@@ -149,14 +182,21 @@ void Bucket::close() {
   const auto* schedule = reduction_->schedule();
   if (schedule == nullptr) return;
   collect_rest();
-  if (touched_) use_slot((*schedule)[pass_ + 1].slot);
+  const CanonicalPlan::Leaf& next = (*schedule)[pass_ + 1];
+  if (touched_) use_slot(next.slot, next.adds);
 }
 
-void Bucket::use_slot(int slot) {
+void Bucket::use_slot(int slot, bool adds) {
   for (Entry& entry : entries_) {
     entry.slot->view = entry.places[static_cast<size_t>(slot)];
-    entry.slot->state = autograd::GradientSlot::State::kEmpty;
+    entry.slot->state = adds ? State::kAccumulating : State::kEmpty;
   }
+}
+
+bool Bucket::has_gradient(const Entry& entry) const {
+  const bool accumulating = entry.slot->state == State::kAccumulating;
+  if (reduction_->schedule() == nullptr) return accumulating;
+  return entry.contributed || entry.present || (accumulating && !(touched_ && leaf().adds));
 }
 
 void Bucket::begin() {
@@ -181,8 +221,9 @@ template <typename T>
 void Bucket::write_trailer(bool poisoned, std::span<const double> extras) {
   T* trailer = gradients<T>() + trailer_;
   for (const Entry& entry : entries_) {
-    const bool here = entry.slot->state != autograd::GradientSlot::State::kEmpty;
-    *trailer++ = here || entry.contributed ? T(1) : T(0);
+    const bool here =
+        reduction_->schedule() != nullptr ? entry.contributed : entry.slot->state != State::kEmpty;
+    *trailer++ = here ? T(1) : T(0);
   }
   *trailer++ = poisoned ? T(1) : T(0);
   for (double extra : extras) *trailer++ = static_cast<T>(extra);
@@ -190,7 +231,6 @@ void Bucket::write_trailer(bool poisoned, std::span<const double> extras) {
 
 template <typename T>
 Bucket::Outcome Bucket::read_trailer() {
-  using State = autograd::GradientSlot::State;
   const T* trailer = gradients<T>() + trailer_;
   Outcome outcome;
   for (Entry& entry : entries_) {
@@ -208,8 +248,8 @@ void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> 
   if (reduction_->schedule() == nullptr) {
     for (const Entry& entry : entries_) {
       // A gradient that is still the last reduction's is not this rank's contribution to this one.
-      if (entry.slot->state == autograd::GradientSlot::State::kReduced) set_aside_reduced();
-      if (entry.slot->state == autograd::GradientSlot::State::kEmpty) entry.slot->view.zero_();
+      if (entry.slot->state == State::kReduced) set_aside_reduced();
+      if (entry.slot->state == State::kEmpty) entry.slot->view.zero_();
     }
   } else if (!poisoned) {
     if (!touched_) touch();
@@ -226,7 +266,7 @@ void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> 
 
 Bucket::Outcome Bucket::finish() {
   const Work::Times times = reduction_->finish();
-  if (reduction_->schedule() != nullptr) use_slot(0);
+  if (reduction_->schedule() != nullptr) use_slot(0, false);
   Outcome outcome = dtype_ == DType::kFloat32 ? read_trailer<float>() : read_trailer<double>();
   outcome.times = times;
   const autograd::NoGrad no_grad;
@@ -241,9 +281,9 @@ Bucket::Outcome Bucket::finish() {
 }
 
 void Bucket::discard() {
-  if (reduction_->schedule() != nullptr) use_slot(0);
+  if (reduction_->schedule() != nullptr) use_slot(0, false);
   for (Entry& entry : entries_) {
-    entry.slot->state = autograd::GradientSlot::State::kEmpty;
+    entry.slot->state = State::kEmpty;
     entry.carried = false;
     entry.contributed = false;
   }
@@ -255,10 +295,10 @@ void Bucket::discard() {
 void Bucket::set_aside_reduced() {
   const autograd::NoGrad no_grad;
   for (Entry& entry : entries_) {
-    if (entry.slot->state != autograd::GradientSlot::State::kReduced) continue;
+    if (entry.slot->state != State::kReduced) continue;
     if (!carry_.defined()) carry_ = zeros({trailer_}, {dtype_, device_});
     carry_.narrow(0, entry.offset, entry.parameter.numel()).copy_(entry.slot->view.view({-1}));
-    entry.slot->state = autograd::GradientSlot::State::kEmpty;
+    entry.slot->state = State::kEmpty;
     entry.carried = true;
   }
 }

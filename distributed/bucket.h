@@ -26,9 +26,9 @@ namespace lockstep::distributed {
 // backward failed; the extras carry whatever small sums the step needs, the loss above all.
 //
 // How the bucket is reduced is a BucketReduction's affair. One with a schedule keeps several slots
-// of this layout and has the gradients of each pass (a micro-batch's backward) apart: they are
-// written to the pass's slot, and as soon as a parameter's is complete, what the schedule says is
-// added up. In between grad() is undefined.
+// of this layout. The gradients of each pass (a micro-batch's backward) are stored in the slot that
+// is the pass's, or added to it, and as soon as a parameter's is complete, what the schedule says
+// is added up. In between grad() may be anything.
 //
 // A parameter may be frozen and unfrozen at any time between reductions; while it is frozen nobody
 // waits for its gradient.
@@ -42,7 +42,8 @@ class Bucket {
     bool carried = false;  // an earlier reduction's result waits in carry_
     std::shared_ptr<autograd::GradientSlot> slot;
     std::vector<Tensor> places;  // in each of the reduction's slots
-    bool collected = false;      // its gradient of this pass has been added up
+    bool present = false;        // it has got a gradient in this pass,
+    bool collected = false;      // which has been added up
     bool contributed = false;    // it got one in any of the passes
   };
 
@@ -61,13 +62,15 @@ class Bucket {
   Buffer slots_buffer() const;      // all slots, of equal length
   int64_t trailer_offset() const { return trailer_; }
 
-  void check_slots() const;  // check_slot() for every entry
+  void check_slots() const;                     // check_slot() for every entry
+  bool has_gradient(const Entry& entry) const;  // of this rank, for the next reduction
 
   // -- the passes, where the reduction has a schedule; without, nothing happens. A bucket that is
   // idle gets gradients in no pass, most likely, and costs nothing until it does.
   void open(size_t pass, bool idle);
-  void collect(size_t entry);  // its gradient of this pass is complete
-  void close();                // before the next pass
+  void collect(size_t entry);                      // its gradient of this pass is complete
+  void put(size_t entry, const Tensor& gradient);  // as if it came from this pass's backward
+  void close();                                    // before the next pass
 
   // -- one reduction: begin, mark_ready for what gets gradients, launch, finish
   void begin();
@@ -99,8 +102,10 @@ class Bucket {
   Outcome read_trailer();
   void set_aside_reduced();
   Tensor place(const Entry& entry, const std::shared_ptr<Memory>& memory, int64_t slot = 0) const;
-  void use_slot(int slot);
+  void use_slot(int slot, bool adds);
   void collect_rest();
+  void add_up(Entry& entry);
+  const CanonicalPlan::Leaf& leaf() const { return (*reduction_->schedule())[pass_]; }
   void touch();
 
   DType dtype_;

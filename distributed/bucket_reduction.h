@@ -23,7 +23,7 @@ class BucketReduction {
   // How many copies of its layout the bucket has in the group's memory; grad() is in slot 0.
   virtual int slots() const { return 1; }
   // Null: the gradients of this rank's passes add up in slot 0. Otherwise each pass has an entry of
-  // its own, which says to which slot its gradients are written and what is added up then.
+  // its own, which says where its gradients go and what is added up then.
   virtual const std::vector<CanonicalPlan::Leaf>* schedule() const { return nullptr; }
 
   // The bucket is complete: its gradients and trailer lie in slot 0, or, with a schedule, where

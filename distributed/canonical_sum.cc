@@ -113,13 +113,18 @@ CanonicalPlan::Share CanonicalPlan::plan_share(data::Range range, int& slots) {
   share.range = range;
   std::vector<bool> used;
   for (int64_t leaf = range.begin; leaf < range.end; ++leaf) {
-    const auto free = std::find(used.begin(), used.end(), false) - used.begin();
-    const int slot = static_cast<int>(free);
-    if (free == std::ssize(used)) used.push_back(true);
-    used[static_cast<size_t>(free)] = true;
-    Leaf& step = share.leaves.emplace_back(Leaf{slot, {}});
     auto& open = share.pieces;
-    open.push_back({{leaf, 0}, slot});
+    if (!open.empty() && are_siblings(open.back().subtree, {leaf, 0})) {
+      ++open.back().subtree.level;
+      share.leaves.push_back({open.back().slot, true, {}});
+    } else {
+      const auto free = std::find(used.begin(), used.end(), false) - used.begin();
+      if (free == std::ssize(used)) used.push_back(true);
+      used[static_cast<size_t>(free)] = true;
+      open.push_back({{leaf, 0}, static_cast<int>(free)});
+      share.leaves.push_back({open.back().slot, false, {}});
+    }
+    Leaf& step = share.leaves.back();
     while (open.size() > 1 && are_siblings(open[open.size() - 2].subtree, open.back().subtree)) {
       const int from = open.back().slot;
       open.pop_back();

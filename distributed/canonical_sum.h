@@ -55,9 +55,10 @@ class SubtreeSum {
 // How S leaves are spread over the ranks, and where each rank keeps what it has added up.
 //
 // A rank takes its leaves in ascending order, like a binary counter that is incremented: the next
-// leaf is written to a free slot, then siblings are added up, which frees slots. The first leaf's
-// slot is 0 and stays in use, so after the last leaf the first subtree is in slot 0. All ranks have
-// the same number of slots and know each other's plans.
+// leaf is stored in a free slot, or added to its left sibling if that is there; then larger
+// siblings are added up, which frees slots. The first leaf's slot is 0 and stays in use, so after
+// the last leaf the first subtree is in slot 0. All ranks have the same number of slots, log2(S /
+// n) but at least one where shares are equal powers of two, and know each other's plans.
 class CanonicalPlan {
  public:
   // Throws ValueError unless `leaves` is a power of two and no less than `ranks`.
@@ -68,8 +69,9 @@ class CanonicalPlan {
     friend bool operator==(const Addition&, const Addition&) = default;
   };
   struct Leaf {
-    int slot;                         // which it is written to
-    std::vector<Addition> additions;  // once it is there, in this order
+    int slot;                         // which it is stored in,
+    bool adds;                        // or added to, being a right child
+    std::vector<Addition> additions;  // what follows, in this order
   };
   struct Piece {
     Subtree subtree;

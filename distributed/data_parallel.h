@@ -54,8 +54,8 @@ struct DataParallelOptions {
 // the number of virtual shards. A step consists of exactly those shards, as job.steps() or a
 // data::Sampler with virtual_shards makes them: shard s is one micro-batch, number s, of
 // global_samples / virtual_shards samples, on the rank that data::shards_of() says. The shards'
-// gradients are added along one tree (canonical_sum.h), so until the step's last backward grad() is
-// undefined. Buffers are updated once a step (shard_buffers.h). There is no backward() outside
+// gradients are added along one tree (canonical_sum.h); until the step's last backward grad() means
+// nothing. Buffers are updated once a step (shard_buffers.h). There is no backward() outside
 // accumulate(). Construction throws DistributedError naming the ranks if they would not compute the
 // same bits: other instruction sets, versions of libraries (engine/arithmetic.h).
 //

@@ -117,15 +117,19 @@ void Reducer::wake(Place& place) {
   std::vector<Tensor> gradients;
   for (const auto& [name, p] : place.parameters) gradients.push_back(p.grad());
   make_bucket(place);
-  const auto put = [&](const std::vector<Tensor>& of_pass) {
-    for (size_t i = 0; i < of_pass.size(); ++i) {
-      if (of_pass[i].defined()) place.parameters[i].second.set_grad(of_pass[i]);
+  if (passes_apart_ == 0) {
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      if (gradients[i].defined()) place.parameters[i].second.set_grad(gradients[i]);
     }
-  };
-  if (passes_apart_ == 0) return put(gradients);
+    return;
+  }
+  place.passes.resize(passes_apart_);
   for (size_t pass = 0; pass < passes_apart_; ++pass) {
+    const auto& of_pass = place.passes[pass];
     place.bucket->open(pass, true);
-    if (pass < place.passes.size()) put(place.passes[pass]);
+    for (size_t i = 0; i < of_pass.size(); ++i) {
+      if (of_pass[i].defined()) place.bucket->put(i, of_pass[i]);
+    }
     if (pass + 1 < passes_apart_) place.bucket->close();
   }
   place.passes.clear();
@@ -160,12 +164,10 @@ void Reducer::check_parameters() const {
 }
 
 bool Reducer::is_wanted(const Place& place) {
-  using State = autograd::GradientSlot::State;
   if (place.bucket) {
     const auto& entries = place.bucket->entries();
-    return std::any_of(entries.begin(), entries.end(), [](const Bucket::Entry& entry) {
-      return entry.parameter.requires_grad() || entry.contributed ||
-             entry.slot->state == State::kAccumulating;
+    return std::any_of(entries.begin(), entries.end(), [&](const Bucket::Entry& entry) {
+      return entry.parameter.requires_grad() || place.bucket->has_gradient(entry);
     });
   }
   const bool kept = std::any_of(place.passes.begin(), place.passes.end(), [](const auto& pass) {

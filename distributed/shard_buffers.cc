@@ -60,7 +60,12 @@ void ShardBuffers::end_shard(size_t pass) {
     if (run.slots.empty()) continue;
     // Weighted before it is added, so that no sum can overflow.
     const Tensor& slot = run.slots[static_cast<size_t>(leaf.slot)];
-    slot.copy_(run.values).mul_(1.0 / static_cast<double>(plan_->leaves()));
+    const Tensor term = run.values.to(slot.dtype()).mul(1.0 / static_cast<double>(plan_->leaves()));
+    if (leaf.adds) {
+      slot.add_(term);
+    } else {
+      slot.copy_(term);
+    }
     for (const auto& [to, from] : leaf.additions) {
       run.slots[static_cast<size_t>(to)].add_(run.slots[static_cast<size_t>(from)]);
     }

@@ -205,7 +205,10 @@ void canonical_sum_values(ProcessGroup& group) {
         for (size_t k = 0; k < share.leaves.size(); ++k) {
           const int leaf = static_cast<int>(share.range.begin) + static_cast<int>(k);
           T* const slot = slots + share.leaves[k].slot * count;
-          for (int64_t i = 0; i < count; ++i) slot[i] = uneven<T>(leaf, i);
+          for (int64_t i = 0; i < count; ++i) {
+            const T term = uneven<T>(leaf, i);
+            slot[i] = share.leaves[k].adds ? slot[i] + term : term;
+          }
           for (const auto& [to, from] : share.leaves[k].additions) {
             for (int64_t i = 0; i < count; ++i) slots[to * count + i] += slots[from * count + i];
           }
