@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <type_traits>
 
 #include "lockstep/distributed/backoff.h"
 #include "lockstep/distributed/mpi_calls.h"
@@ -13,7 +14,7 @@
 namespace lockstep::distributed {
 namespace {
 
-enum Tag : int { kSignature = 1, kPartial = 2, kResult = 3, kPart = 4 };
+enum Tag : int { kPartial = 1, kResult = 2, kPart = 3 };
 
 constexpr int kWindow = 32;  // pieces under way in each direction
 constexpr size_t kLargestMessage = size_t{1} << 30;  // MPI counts are ints
@@ -26,8 +27,12 @@ std::vector<int> NodeLayout::reduction_order() const {
   return order;
 }
 
-AcrossNodes::AcrossNodes(MPI_Comm comm, NodeLayout layout, std::function<void()> check_abort)
-    : comm_(comm), layout_(std::move(layout)), check_abort_(std::move(check_abort)) {}
+AcrossNodes::AcrossNodes(MPI_Comm comm, MPI_Comm leaders, NodeLayout layout,
+                         std::function<void()> check_abort)
+    : comm_(comm),
+      leaders_(leaders),
+      layout_(std::move(layout)),
+      check_abort_(std::move(check_abort)) {}
 
 AcrossNodes::~AcrossNodes() = default;
 
@@ -46,25 +51,41 @@ void AcrossNodes::finish(std::span<MPI_Request> requests) {
   }
 }
 
-void AcrossNodes::check_same_call(const Signature& signature) {
+// Every call, whatever it is, begins with the same small exchange, so that calls that differ cannot
+// leave one node waiting for a message that another does not send. It tells all nodes alike whether
+// the calls are the same: the largest hash is then the smallest, too. Only if they are not, the
+// calls themselves are exchanged.
+void AcrossNodes::compare(const Call& call, bool same,
+                          const std::function<std::vector<Call>()>& calls) {
   if (layout_.index != 0) return;
-  const auto nodes = layout_.nodes.size();
-  const auto me = static_cast<size_t>(layout_.node);
-  const int next = layout_.nodes[(me + 1) % nodes][0];
-  const int previous = layout_.nodes[(me + nodes - 1) % nodes][0];
-  mine_ = signature;
-  const std::array<int, 2> peers{previous, next};
-  std::array<MPI_Request, 4> requests;
-  for (size_t i = 0; i < 2; ++i) {
-    LOCKSTEP_MPI(MPI_Irecv(&neighbours_[i], sizeof(Signature), MPI_BYTE, peers[i], kSignature,
-                           comm_, &requests[i]));
+  const uint64_t hash = call.signature.hash();
+  hashes_ = same ? std::array{hash, ~hash} : std::array{~uint64_t{0}, ~uint64_t{0}};
+  MPI_Request request = MPI_REQUEST_NULL;
+  LOCKSTEP_MPI(MPI_Iallreduce(MPI_IN_PLACE, hashes_.data(), static_cast<int>(hashes_.size()),
+                              MPI_UINT64_T, MPI_MAX, leaders_, &request));
+  finish({&request, 1});
+  if (hashes_[0] == ~hashes_[1]) return;
+
+  static_assert(std::is_trivially_copyable_v<Call>);
+  calls_ = calls();
+  std::vector<int> bytes;
+  std::vector<int> offsets;
+  int total = 0;
+  for (const auto& ranks : layout_.nodes) {
+    offsets.push_back(total);
+    bytes.push_back(static_cast<int>(ranks.size() * sizeof(Call)));
+    total += bytes.back();
   }
-  for (size_t i = 0; i < 2; ++i) {
-    LOCKSTEP_MPI(MPI_Isend(&mine_, sizeof(Signature), MPI_BYTE, peers[i], kSignature, comm_,
-                           &requests[2 + i]));
+  all_calls_.resize(static_cast<size_t>(total) / sizeof(Call));
+  LOCKSTEP_MPI(MPI_Iallgatherv(calls_.data(), bytes[static_cast<size_t>(layout_.node)], MPI_BYTE,
+                               all_calls_.data(), bytes.data(), offsets.data(), MPI_BYTE, leaders_,
+                               &request));
+  finish({&request, 1});
+  std::vector<Callers> callers;
+  for (const int r : layout_.reduction_order()) {
+    callers.push_back({{r}, all_calls_[callers.size()]});
   }
-  finish(requests);
-  for (size_t i = 0; i < 2; ++i) check_same(signature, rank(), neighbours_[i], peers[i]);
+  fail_mismatch(rank(), callers);
 }
 
 // The all-reduce is a chain through the nodes. A channel is one rank of every node; the data is cut

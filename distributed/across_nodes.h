@@ -34,15 +34,19 @@ class AcrossNodes {
   // data that fills the link in both directions: that cost a third of the bandwidth.
   static constexpr size_t kPieceBytes = size_t{32} << 10;
 
-  // `check_abort` is called while waiting and throws to end the wait. `comm` stays the caller's.
-  // After an exception messages may be under way still: then never destroy it.
-  AcrossNodes(MPI_Comm comm, NodeLayout layout, std::function<void()> check_abort);
+  // `check_abort` is called while waiting and throws to end the wait. `leaders` consists of the
+  // first rank of each node (null elsewhere). The communicators stay the caller's. After an
+  // exception messages may be under way still: then never destroy it.
+  AcrossNodes(MPI_Comm comm, MPI_Comm leaders, NodeLayout layout,
+              std::function<void()> check_abort);
   ~AcrossNodes();
   AcrossNodes(const AcrossNodes&) = delete;
   AcrossNodes& operator=(const AcrossNodes&) = delete;
 
-  // Compares this node's call with its neighbours'; the first rank of each node does the talking.
-  void check_same_call(const Signature& signature);
+  // Compares the ranks' calls over all nodes; the first rank of each node does the talking, with
+  // whether those of its node are the same, and if need be what they are. Throws DistributedError
+  // on all of these, naming every rank's call, if they differ.
+  void compare(const Call& call, bool same, const std::function<std::vector<Call>()>& calls);
 
   // regions[i] is the contribution of this node's i-th rank; all end with the reduction over all
   // ranks in reduction_order(), once all ranks of the node have returned. The data travels in
@@ -74,6 +78,7 @@ class AcrossNodes {
   void finish(std::span<MPI_Request> requests);
 
   MPI_Comm comm_;
+  MPI_Comm leaders_;
   const NodeLayout layout_;
   std::function<void()> check_abort_;
 
@@ -81,8 +86,8 @@ class AcrossNodes {
   std::vector<std::byte> buffers_;   // of the chain
   std::vector<std::byte> parts_;     // of a reduce_scatter
   std::vector<std::byte> subtrees_;  // of a canonical sum
-  std::array<Signature, 2> neighbours_;
-  Signature mine_;
+  std::array<uint64_t, 2> hashes_{};
+  std::vector<Call> calls_, all_calls_;
 };
 
 }  // namespace lockstep::distributed

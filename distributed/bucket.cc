@@ -19,18 +19,22 @@ int64_t aligned(int64_t elements) { return (elements + kAlignment - 1) / kAlignm
 }  // namespace
 
 Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extras,
-               std::unique_ptr<BucketReduction> reduction)
+               std::unique_ptr<BucketReduction> reduction, int index)
     : dtype_(parameters.front().second.dtype()),
       device_(parameters.front().second.device()),
       extras_(extras),
       reduction_(reduction ? std::move(reduction) : make_all_reduction()) {
+  std::vector<std::string> names;
   for (const auto& [name, p] : parameters) {
+    names.push_back(name);
     Entry& entry = entries_.emplace_back();
     entry.name = name;
     entry.parameter = p;
     entry.offset = trailer_;
     trailer_ += aligned(p.numel());
   }
+  label_ = Label(index, names, group.next_tag());
+  const ProcessGroup::LabelScope label(group, label_);
   elements_ = trailer_ + static_cast<int64_t>(entries_.size()) + 1 + static_cast<int64_t>(extras);
   stride_ = reduction_->slots() > 1 ? aligned(elements_) : elements_;
   gradient_memory_ = group.allocate(slots_buffer().bytes(), device_);
@@ -261,6 +265,7 @@ void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> 
     write_trailer<double>(poisoned, extras);
   }
   launched_ = true;
+  const ProcessGroup::LabelScope label(group, label_);
   reduction_->launch(group, *this);
 }
 

@@ -48,18 +48,19 @@ class Bucket {
   };
 
   // Collective: allocates the group's memory and moves the parameters into it. Without a reduction
-  // the bucket is all-reduced.
+  // the bucket is all-reduced. `index` is for messages.
   Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extras = 0,
-         std::unique_ptr<BucketReduction> reduction = nullptr);
+         std::unique_ptr<BucketReduction> reduction = nullptr, int index = -1);
   ~Bucket();
   Bucket(const Bucket&) = delete;
   Bucket& operator=(const Bucket&) = delete;
 
   const std::vector<Entry>& entries() const { return entries_; }
   Buffer parameter_buffer() const;  // all parameters, for the initial broadcast
-  size_t bytes() const;             // gradients and trailer
-  Buffer gradient_buffer() const;   // gradients and trailer, in slot 0
-  Buffer slots_buffer() const;      // all slots, of equal length
+  const Label& label() const { return label_; }
+  size_t bytes() const;            // gradients and trailer
+  Buffer gradient_buffer() const;  // gradients and trailer, in slot 0
+  Buffer slots_buffer() const;     // all slots, of equal length
   int64_t trailer_offset() const { return trailer_; }
 
   void check_slots() const;                     // check_slot() for every entry
@@ -110,6 +111,7 @@ class Bucket {
 
   DType dtype_;
   Device device_;
+  Label label_;
   int64_t trailer_ = 0;   // offset of the trailer in elements
   int64_t elements_ = 0;  // with the trailer
   int64_t stride_ = 0;    // between slots

@@ -1,12 +1,12 @@
 #include "lockstep/distributed/collective.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "lockstep/distributed/canonical_sum.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::distributed {
-namespace {
 
 std::string_view name_of(CollectiveKind kind) {
   switch (kind) {
@@ -38,6 +38,8 @@ bool reduces(CollectiveKind kind) {
   return kind == CollectiveKind::kAllReduce || kind == CollectiveKind::kReduceScatter;
 }
 
+namespace {
+
 bool overlap(const Buffer& a, const Buffer& b) {
   const auto a_begin = reinterpret_cast<uintptr_t>(a.data);
   const auto b_begin = reinterpret_cast<uintptr_t>(b.data);
@@ -51,37 +53,86 @@ const std::byte* part(const Buffer& buffer, int index, int size) {
 
 }  // namespace
 
-std::string Signature::str() const {
-  std::string text{name_of(kind)};
-  if (reduces(kind)) text += fmt::format("({})", name_of(op));
-  if (kind == CollectiveKind::kAllocate) {
-    text += fmt::format(" of {} bytes", count);
-  } else if (kind != CollectiveKind::kBarrier) {
-    text += fmt::format(" of {} {}", count, lockstep::name_of(dtype));
+uint64_t Signature::hash() const {
+  uint64_t hash = label_hash;
+  for (const uint64_t part : {sequence, static_cast<uint64_t>(count), static_cast<uint64_t>(leaves),
+                              static_cast<uint64_t>(root), static_cast<uint64_t>(kind),
+                              static_cast<uint64_t>(op), static_cast<uint64_t>(dtype)}) {
+    hash = (hash ^ part) * 0x9e3779b97f4a7c15u;
+    hash ^= hash >> 32;
   }
-  if (kind == CollectiveKind::kBroadcast) text += fmt::format(" from rank {}", root);
-  if (kind == CollectiveKind::kCanonicalSum) text += fmt::format(" over {} leaves", leaves);
-  return text + fmt::format(", call {}", sequence);
+  return hash;
 }
 
-Signature signature_of(const Collective& collective, uint64_t sequence) {
-  Signature signature;
-  signature.sequence = sequence;
+Call call_of(const Collective& collective) {
+  Call call{{}, collective.label};
+  Signature& signature = call.signature;
+  signature.sequence = collective.sequence;
   signature.kind = collective.kind;
   signature.count = collective.in.count;
+  signature.label_hash = collective.label.hash;
   signature.dtype = collective.in.dtype;
   if (reduces(collective.kind)) signature.op = collective.op;
   if (collective.kind == CollectiveKind::kBroadcast) signature.root = collective.root;
   if (collective.plan) signature.leaves = collective.plan->leaves();
-  return signature;
+  return call;
 }
 
-void check_same(const Signature& mine, int my_rank, const Signature& theirs, int their_rank) {
-  if (mine == theirs) return;
+std::string Call::str() const {
+  const Signature& s = signature;
+  std::string text{name_of(s.kind)};
+  if (reduces(s.kind)) text += fmt::format("({})", name_of(s.op));
+  if (s.kind == CollectiveKind::kAllocate) {
+    text += fmt::format(" of {} bytes", s.count);
+  } else if (s.kind != CollectiveKind::kBarrier) {
+    text += fmt::format(" of {} {}", s.count, lockstep::name_of(s.dtype));
+  }
+  if (s.kind == CollectiveKind::kBroadcast) text += fmt::format(" from rank {}", s.root);
+  if (s.kind == CollectiveKind::kCanonicalSum) text += fmt::format(" over {} leaves", s.leaves);
+  const std::string about = label.str();
+  return about.empty() ? text : fmt::format("{} ({})", text, about);
+}
+
+std::string name_ranks(std::vector<int> ranks) {
+  std::sort(ranks.begin(), ranks.end());
+  return fmt::format("{} {}", ranks.size() == 1 ? "rank" : "ranks", fmt::join(ranks, ", "));
+}
+
+void fail_mismatch(int my_rank, std::span<const Callers> all) {
+  const uint64_t sequence = all.front().call.signature.sequence;
+  const bool one_sequence = std::all_of(all.begin(), all.end(), [&](const Callers& callers) {
+    return callers.call.signature.sequence == sequence;
+  });
+  std::vector<Callers> groups;
+  for (const Callers& callers : all) {
+    auto group = std::find_if(groups.begin(), groups.end(), [&](const Callers& known) {
+      return known.call.signature == callers.call.signature;
+    });
+    if (group == groups.end()) {
+      groups.push_back(callers);
+    } else {
+      group->ranks.insert(group->ranks.end(), callers.ranks.begin(), callers.ranks.end());
+    }
+  }
+  const auto without_step = [](Call call) {
+    call.label.step = -1;
+    return call.str();
+  };
+  std::string message;
+  for (const Callers& group : groups) {
+    message += fmt::format("{}{} {} {}", message.empty() ? "" : "; ", name_ranks(group.ranks),
+                           group.ranks.size() == 1 ? "calls" : "call", group.call.str());
+    if (!one_sequence) message += fmt::format(" as call {}", group.call.signature.sequence);
+    // The difference may lie in names that the words have no room for.
+    const bool alike = std::count_if(groups.begin(), groups.end(), [&](const Callers& other) {
+                         return without_step(other.call) == without_step(group.call);
+                       }) > 1;
+    if (alike) message += fmt::format(" [hash {:016x}]", group.call.signature.label_hash);
+  }
   fail<DistributedError>(
-      "[rank {0}] collectives do not match: rank {0} issued {1}; rank {2} issued {3}. Every rank "
-      "must issue the same collectives in the same order",
-      my_rank, mine.str(), their_rank, theirs.str());
+      "[rank {}] collectives do not match{}: {}. Every rank must issue the same collectives in the "
+      "same order",
+      my_rank, one_sequence ? fmt::format(" in call {}", sequence) : "", message);
 }
 
 void check_arguments(const Collective& c, int rank, int size) {

@@ -2,8 +2,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
+#include "lockstep/distributed/label.h"
 #include "lockstep/distributed/process_group.h"
 
 namespace lockstep::distributed {
@@ -27,6 +31,8 @@ struct Collective {
   ReduceOp op = ReduceOp::kSum;
   int root = 0;
   std::shared_ptr<const CanonicalPlan> plan = nullptr;  // of a canonical sum
+  uint64_t sequence = 0;  // counts the group's calls; given by the flight recorder
+  Label label{};
 };
 
 // What has to be equal on all ranks; trivially copyable, so that it can lie in shared memory or
@@ -35,19 +41,39 @@ struct Signature {
   uint64_t sequence = 0;
   int64_t count = 0;
   int64_t leaves = 0;  // of a canonical sum
+  uint64_t label_hash = 0;
   int32_t root = 0;
   CollectiveKind kind = CollectiveKind::kBarrier;
   ReduceOp op = ReduceOp::kSum;
   DType dtype = DType::kFloat32;
 
-  std::string str() const;  // "all_reduce(sum) of 100 float32, call 7"
+  uint64_t hash() const;
   friend bool operator==(const Signature&, const Signature&) = default;
 };
 
-Signature signature_of(const Collective& collective, uint64_t sequence);
+// What a rank shows to its peers: the part that is compared, and the words for it.
+struct Call {
+  Signature signature;
+  Label label;
 
-// Throws DistributedError naming both sides unless they are equal.
-void check_same(const Signature& mine, int my_rank, const Signature& theirs, int their_rank);
+  // "all_reduce(sum) of 100 float32 (step 3, bucket 0: fc.weight ... fc.bias)"
+  std::string str() const;
+};
+Call call_of(const Collective& collective);
+std::string_view name_of(CollectiveKind kind);
+std::string_view name_of(ReduceOp op);
+bool reduces(CollectiveKind kind);
+
+// The ranks that issued one call; several ranks of a node, say.
+struct Callers {
+  std::vector<int> ranks;
+  Call call;
+};
+// Throws DistributedError, which names every rank with its call. For calls that do not match.
+[[noreturn]] void fail_mismatch(int my_rank, std::span<const Callers> all);
+
+// "rank 1" or "ranks 0, 2, 3".
+std::string name_ranks(std::vector<int> ranks);
 
 // Throws ValueError if the arguments cannot be right on any rank of a group of `size`.
 void check_arguments(const Collective& collective, int rank, int size);

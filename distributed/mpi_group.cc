@@ -4,19 +4,26 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <exception>
+#include <map>
 #include <mutex>
+#include <set>
 #include <thread>
+#include <type_traits>
 
 #include <mpi.h>
 #include <unistd.h>
 
 #include "lockstep/distributed/across_nodes.h"
 #include "lockstep/distributed/backoff.h"
+#include "lockstep/distributed/flight_recorder.h"
+#include "lockstep/distributed/late_ranks.h"
 #include "lockstep/distributed/mpi_calls.h"
 #include "lockstep/distributed/mpi_runtime.h"
 #include "lockstep/distributed/node_team.h"
 #include "lockstep/distributed/reduce_kernels.h"
+#include "lockstep/distributed/ticker.h"
 #include "lockstep/distributed/work_queue.h"
 #include "lockstep/engine/tensor/check.h"
 
@@ -25,9 +32,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-enum AlarmTag : int { kAborted, kReported, kLeft };
+enum AlarmTag : int { kAborted, kReported, kLeft, kAsk, kAnswer, kAlarmTags };
 constexpr int kAlarmBytes = 2048;
 constexpr int64_t kCanonicalBlock = 1 << 18;  // elements that travel at a time
+
+constexpr auto kTick = std::chrono::milliseconds(200);
+constexpr auto kAnswerPatience = std::chrono::milliseconds(1000);  // some ticks of the others
 
 // A private copy of a communicator whose errors are returned.
 MPI_Comm duplicate(MPI_Comm comm) {
@@ -124,19 +134,31 @@ class NodeGroupMemory final : public Memory {
 
 class MpiGroup final : public ProcessGroup {
  public:
-  MpiGroup(MPI_Comm comm, MPI_Comm alarms, NodeLayout layout, std::unique_ptr<NodeTeam> team)
+  MpiGroup(MPI_Comm comm, MPI_Comm leaders, MPI_Comm alarms, NodeLayout layout,
+           std::unique_ptr<NodeTeam> team)
       : ProcessGroup(rank_in(layout), size_in(layout)),
         comm_(comm),
         alarms_(alarms),
         layout_(std::move(layout)),
         team_(std::move(team)),
         queue_(fmt::format("ls-mpi-{}", rank())) {
+    team_->set_timeout(kDefaultTimeout);
+    team_->set_on_late([this](double seconds, const std::vector<Sighting>& missing) {
+      fail_late(rank(), team_->call(), seconds, missing, recorder_);
+    });
     if (layout_.nodes.size() == 1) return;
-    across_ = std::make_unique<AcrossNodes>(comm_, layout_, [this] { hear_alarms(); });
+    across_ = std::make_unique<AcrossNodes>(comm_, leaders, layout_, [this] {
+      hear_alarms();
+      look_for_late_nodes();
+    });
     team_->set_idle_hook([this] { hear_alarms(); });
+    team_->set_compare_nodes([this](bool same) {
+      across_->compare(team_->call(), same, [this] { return team_->calls(); });
+      team_->barrier();
+    });
+    start_ticking();
     reduce_regions_ = [this](const Collective& c, std::span<std::byte* const> regions,
                              int64_t count) {
-      check_nodes_agree();
       if (c.kind == CollectiveKind::kCanonicalSum) {
         return across_->canonical_sum(*c.plan, c.in.dtype, regions, count, kCanonicalBlock);
       }
@@ -146,6 +168,7 @@ class MpiGroup final : public ProcessGroup {
   }
 
   ~MpiGroup() override {
+    ticker_.reset();
     if (std::uncaught_exceptions() > 0) abort("an exception destroyed the process group");
     queue_.drain_and_join();
     if (team_->aborted()) {
@@ -164,8 +187,20 @@ class MpiGroup final : public ProcessGroup {
   std::shared_ptr<Memory> allocate(size_t bytes, Device device) override {
     check(device.is_cpu(), "[allocate] the mpi group has no memory on {}", device.str());
     team_->throw_if_aborted();
+    Collective call{CollectiveKind::kAllocate, {}, {}};
+    call.in.count = static_cast<int64_t>(bytes);
+    call.in.dtype = DType::kUInt8;
+    call.label = current_label();
+    FlightRecorder::Slot& slot = recorder_.launch(call);
     std::shared_ptr<NodeMemory> memory;
-    queue_.launch([&] { guarded([&] { memory = team_->allocate(bytes); }); }, Launch::kBlocking);
+    queue_.launch(
+        [&] {
+          guarded([&] {
+            begin_call();
+            memory = team_->allocate(call);
+          });
+        },
+        Launch::kBlocking, &slot);
     return std::make_shared<NodeGroupMemory>(std::move(memory), layout_.index);
   }
 
@@ -182,6 +217,14 @@ class MpiGroup final : public ProcessGroup {
       }
     } catch (...) {  // no memory, no thread: the flag has been raised, or nothing can be
     }
+  }
+
+  void set_timeout(std::chrono::milliseconds timeout) override { team_->set_timeout(timeout); }
+
+  void on_failure(const FailureHandler& handler) override {
+    ticker_.reset();
+    handler_ = handler;
+    if (handler_ || across_) start_ticking();
   }
 
   bool wait_for_peers_to_fail(std::chrono::milliseconds timeout) noexcept {
@@ -209,15 +252,25 @@ class MpiGroup final : public ProcessGroup {
     return static_cast<int>(layout.reduction_order().size());
   }
 
+  ActivityRecord* activity() override { return &team_->activity(); }
+  const FlightRecorder* recorder() const override { return &recorder_; }
+
   Work issue(const Collective& collective, Launch launch) override {
     check(collective.in.device.is_cpu(), "[mpi group] buffers must be on the CPU, not on {}",
           collective.in.device.str());
     team_->throw_if_aborted();
-    return queue_.launch([this, collective] { guarded([&] { run(collective); }); }, launch);
+    Collective call = collective;
+    FlightRecorder::Slot& slot = recorder_.launch(call);
+    return queue_.launch([this, call] { guarded([&] { run(call); }); }, launch, &slot);
+  }
+
+  void begin_call() {
+    asked_ = false;
+    if (across_) call_began_ = Clock::now();
   }
 
   void run(const Collective& collective) {
-    nodes_agree_ = false;
+    begin_call();
     if (!across_) {
       run_in_team(*team_, collective);
     } else if (collective.kind == CollectiveKind::kAllReduce ||
@@ -225,18 +278,8 @@ class MpiGroup final : public ProcessGroup {
       run_in_team(*team_, collective, reduce_regions_);
     } else {
       team_->meet(collective);
-      check_nodes_agree();
       across_->run(collective);
     }
-  }
-
-  // Once per call, before any data travels: what follows could not tell a wrong call from a broken
-  // message.
-  void check_nodes_agree() {
-    if (nodes_agree_) return;
-    across_->check_same_call(team_->signature());
-    team_->barrier();
-    nodes_agree_ = true;
   }
 
   // Whatever goes wrong in a collective ends the group on all ranks.
@@ -266,7 +309,7 @@ class MpiGroup final : public ProcessGroup {
   void say_goodbye() noexcept {
     try {
       if (!mpi_runtime::initialized()) return;
-      send_to_other_nodes(std::to_string(team_->signature().sequence), kLeft);
+      send_to_other_nodes(std::to_string(team_->call().signature.sequence), kLeft);
     } catch (...) {  // then they wait until the launcher ends the job
     }
   }
@@ -298,19 +341,27 @@ class MpiGroup final : public ProcessGroup {
       MPI_Status status;
       LOCKSTEP_MPI(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, alarms_, &there, &status));
       if (there == 0) return;
-      char text[kAlarmBytes];
       int length = 0;
       LOCKSTEP_MPI(MPI_Get_count(&status, MPI_CHAR, &length));
-      LOCKSTEP_MPI(MPI_Recv(text, kAlarmBytes, MPI_CHAR, status.MPI_SOURCE, status.MPI_TAG, alarms_,
-                            MPI_STATUS_IGNORE));
-      if (status.MPI_TAG == kAborted) {
-        mpi_runtime::mark_failed();
-        team_->abort(std::string(text, static_cast<size_t>(length)));
-      } else if (status.MPI_TAG == kLeft) {
-        left_.emplace_back(status.MPI_SOURCE,
-                           std::stoull(std::string(text, static_cast<size_t>(length))));
-      } else {
-        ++reported_;
+      std::string text(static_cast<size_t>(length), '\0');
+      LOCKSTEP_MPI(MPI_Recv(text.data(), length, MPI_CHAR, status.MPI_SOURCE, status.MPI_TAG,
+                            alarms_, MPI_STATUS_IGNORE));
+      switch (status.MPI_TAG) {
+        case kAborted:
+          mpi_runtime::mark_failed();
+          team_->abort(text);
+          break;
+        case kLeft:
+          left_.emplace_back(status.MPI_SOURCE, std::stoull(text));
+          break;
+        case kAsk:
+          answer(status.MPI_SOURCE);
+          break;
+        case kAnswer:
+          take_answer(status.MPI_SOURCE, text);
+          break;
+        default:
+          ++reported_;
       }
     }
   }
@@ -321,11 +372,90 @@ class MpiGroup final : public ProcessGroup {
     team_->throw_if_aborted();
     for (const auto& [peer, last_call] : left_) {
       check<DistributedError>(
-          team_->signature().sequence <= last_call,
+          team_->call().signature.sequence <= last_call,
           "[rank {}] rank {} has destroyed its process group while this rank waits for it in call "
-          "{}",
-          rank(), peer, team_->signature().sequence);
+          "{}, {}",
+          rank(), peer, team_->call().signature.sequence, team_->call().str());
     }
+  }
+
+  // -- late nodes. Which rank of another node does not come to a call cannot be seen from here. So
+  // after the timeout every rank of the other nodes is asked; each answers, in its communication
+  // thread, with what it sees of all ranks of its node. A rank that hangs in the program's own code
+  // answers nevertheless, and one that is stopped is seen by its neighbours, if it has any.
+
+  void look_for_late_nodes() {
+    const auto timeout = team_->timeout();
+    const auto now = Clock::now();
+    if (timeout.count() == 0 || now - call_began_ < timeout) return;
+    if (!asked_) {
+      asked_ = true;
+      answers_.clear();
+      answered_.clear();
+      ask_ended_ = now + kAnswerPatience;
+      send_to_other_nodes("?", kAsk);
+    }
+    if (now < ask_ended_ && std::ssize(answered_) < size() - team_->size()) return;
+    const uint64_t sequence = team_->call().signature.sequence;
+    std::vector<Sighting> missing;
+    std::vector<Sighting> silent;
+    for (size_t n = 0; n < layout_.nodes.size(); ++n) {
+      if (static_cast<int>(n) == layout_.node) continue;
+      for (const int peer : layout_.nodes[n]) {
+        const auto seen = answers_.find(peer);
+        if (seen == answers_.end()) {
+          missing.push_back({.rank = peer, .silent = true});
+        } else if (seen->second.call < sequence) {
+          missing.push_back(seen->second);
+        } else if (!answered_.contains(peer)) {
+          silent.push_back(seen->second);
+        }
+      }
+    }
+    // If all have come to the call, those are to blame that do not answer.
+    fail_late(rank(), team_->call(), std::chrono::duration<double>(now - call_began_).count(),
+              missing.empty() ? silent : missing, recorder_);
+  }
+
+  void answer(int asker) {
+    struct Reply {
+      std::vector<Sighting> seen;
+      MPI_Request request = MPI_REQUEST_NULL;
+    };
+    // Kept for ever: the job is about to end, and the asker may not be there to take it.
+    static auto* const replies = new std::deque<Reply>;
+    static std::mutex mutex;
+    const std::lock_guard lock(mutex);
+    Reply& reply = replies->emplace_back(Reply{team_->look_at_members()});
+    LOCKSTEP_MPI(MPI_Isend(reply.seen.data(),
+                           static_cast<int>(reply.seen.size() * sizeof(Sighting)), MPI_BYTE, asker,
+                           kAnswer, alarms_, &reply.request));
+  }
+
+  void take_answer(int from, const std::string& bytes) {
+    answered_.insert(from);
+    std::vector<Sighting> seen(bytes.size() / sizeof(Sighting));
+    static_assert(std::is_trivially_copyable_v<Sighting>);
+    std::memcpy(seen.data(), bytes.data(), seen.size() * sizeof(Sighting));
+    for (const Sighting& s : seen) answers_[s.rank] = s;
+  }
+
+  // -- the thread that looks after what nobody else can
+
+  void start_ticking() {
+    ticker_ = std::make_unique<Ticker>(fmt::format("ls-watch-{}", rank()), kTick,
+                                       [this] { return tick(); });
+  }
+
+  // False once there is nothing left to do.
+  bool tick() {
+    if (team_->aborted()) {
+      if (handler_) handler_(team_->abort_text());
+      return false;
+    }
+    // While the program computes nobody else hears what other nodes ask, or that they have failed.
+    if (across_ && queue_.is_idle()) queue_.launch([this] { listen(); }, Launch::kAsync);
+    return true;
   }
 
   MPI_Comm comm_;
@@ -334,11 +464,18 @@ class MpiGroup final : public ProcessGroup {
   std::unique_ptr<NodeTeam> team_;
   std::unique_ptr<AcrossNodes> across_;  // null if all ranks share one node
   ReduceRegions reduce_regions_;
-  bool nodes_agree_ = false;
-  std::string outgoing_[3];                     // by tag
+  FlightRecorder recorder_;
+  Clock::time_point call_began_;
+  bool asked_ = false;  // the other nodes, about this call
+  Clock::time_point ask_ended_;
+  std::map<int, Sighting> answers_;  // by rank
+  std::set<int> answered_;
+  std::string outgoing_[kAlarmTags];
   std::vector<std::pair<int, uint64_t>> left_;  // on other nodes: a rank and its last call
   int reported_ = 0;
-  WorkQueue queue_;  // last: its thread uses all of the above
+  FailureHandler handler_;
+  WorkQueue queue_;                 // its thread uses all of the above
+  std::unique_ptr<Ticker> ticker_;  // likewise
 };
 
 }  // namespace
@@ -350,6 +487,14 @@ std::shared_ptr<ProcessGroup> make_mpi_group() {
   const MPI_Comm alarms = duplicate(MPI_COMM_WORLD);
   MPI_Comm node = node_of(comm);
   NodeLayout layout = layout_of(comm, node);
+  MPI_Comm leaders = MPI_COMM_NULL;
+  if (layout.nodes.size() > 1) {
+    LOCKSTEP_MPI(
+        MPI_Comm_split(comm, layout.index == 0 ? 0 : MPI_UNDEFINED, layout.node, &leaders));
+    if (leaders != MPI_COMM_NULL) {
+      LOCKSTEP_MPI(MPI_Comm_set_errhandler(leaders, MPI_ERRORS_RETURN));
+    }
+  }
   NodeMemory::Kind kind{};
   auto control = make_control_memory(node, kind);
 
@@ -364,7 +509,7 @@ std::shared_ptr<ProcessGroup> make_mpi_group() {
     members.push_back({ranks[i], kind == NodeMemory::Kind::kAnonymousFile ? pids[i] : 0});
   }
   auto team = std::make_unique<NodeTeam>(std::move(control), layout.index, std::move(members));
-  return std::make_shared<MpiGroup>(comm, alarms, std::move(layout), std::move(team));
+  return std::make_shared<MpiGroup>(comm, leaders, alarms, std::move(layout), std::move(team));
 }
 
 bool wait_for_peers_to_fail(ProcessGroup& group, std::chrono::milliseconds timeout) noexcept {

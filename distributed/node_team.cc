@@ -34,6 +34,9 @@ constexpr microseconds kYieldInBackground{5};
 constexpr milliseconds kNap{1};       // with an idle hook
 constexpr milliseconds kLongNap{20};  // without
 
+// For a late member that has come to the call: it may be asking another node about it.
+constexpr milliseconds kPatience{3000};
+
 enum MemberState : uint32_t { kActive = 0, kLeft = 1, kFailed = 2 };
 
 void pause_briefly() {
@@ -59,15 +62,17 @@ void futex_wake(std::atomic<uint32_t>& word) {
 // A member's part of the control memory. The calls alternate between two places, so that a member
 // may show its next call while a slow one still compares this one; likewise the copies.
 struct NodeTeam::Block {
-  struct Call {
-    Signature signature;
+  struct Shown {  // what peers compare comes first, in a cache line of its own
+    alignas(64) Signature signature;
     int32_t segment;  // -1: the input lies in memory of its own
     uint64_t offset;
+    alignas(64) Label label;
   };
   alignas(64) std::atomic<uint32_t> arrived;  // number of the last barrier it reached
   std::atomic<uint32_t> sleepers;             // members asleep on `arrived`
   std::atomic<uint32_t> state;
-  alignas(64) Call calls[2];
+  alignas(64) ActivityRecord activity;
+  Shown calls[2];
   alignas(64) NodeMemory::Ticket ticket;
   int32_t attach_error;
   // In member 0's block only: 0, 1 while the text is being written, 2.
@@ -103,15 +108,16 @@ NodeTeam::~NodeTeam() {
 
 Team::Reach NodeTeam::meet(const Collective& collective) {
   throw_if_aborted();
-  signature_ = signature_of(collective, signature_.sequence + 1);
-  const size_t parity = signature_.sequence % 2;
+  call_ = call_of(collective);
+  const size_t parity = collective.sequence % 2;
   // An allocation has a size, but no data yet.
   const size_t bytes = collective.kind == CollectiveKind::kAllocate ? 0 : collective.in.bytes();
   auto* const data = static_cast<std::byte*>(collective.in.data);
   const bool is_source = collective.kind != CollectiveKind::kBroadcast || collective.root == index_;
 
-  Block::Call& mine = block(index_).calls[parity];
-  mine = {signature_, -1, 0};
+  Block::Shown& mine = block(index_).calls[parity];
+  mine = {call_.signature, -1, 0, call_.label};
+  block(index_).activity.call.store(collective.sequence, std::memory_order_relaxed);
   current_ = nullptr;
   if (bytes <= kCopyLimit) {
     if (is_source && bytes > 0) std::memcpy(block(index_).copies[parity], data, bytes);
@@ -128,22 +134,38 @@ Team::Reach NodeTeam::meet(const Collective& collective) {
   }
   barrier();
 
-  const int my_rank = members_[static_cast<size_t>(index_)].rank;
+  bool same = true;
   reach_ = bytes <= kCopyLimit ? Reach::kCopied : Reach::kDirect;
   for (int m = 0; m < size(); ++m) {
-    const Block::Call& theirs = block(m).calls[parity];
-    check_same(signature_, my_rank, theirs.signature, members_[static_cast<size_t>(m)].rank);
+    const Block::Shown& theirs = block(m).calls[parity];
+    same = same && theirs.signature == call_.signature;
     // All in one segment, so that whoever finds its own input there has everybody's mapped.
     if (reach_ == Reach::kDirect &&
         (theirs.segment < 0 || theirs.segment != block(0).calls[parity].segment)) {
       reach_ = Reach::kNone;
     }
   }
+  if (compare_nodes_) {
+    compare_nodes_(same);
+  } else if (!same) {
+    std::vector<Callers> all;
+    for (const Call& theirs : calls()) all.push_back({{members_[all.size()].rank}, theirs});
+    fail_mismatch(members_[static_cast<size_t>(index_)].rank, all);
+  }
   return reach_;
 }
 
+std::vector<Call> NodeTeam::calls() const {
+  std::vector<Call> all;
+  for (int m = 0; m < size(); ++m) {
+    const Block::Shown& shown = block(m).calls[call_.signature.sequence % 2];
+    all.push_back({shown.signature, shown.label});
+  }
+  return all;
+}
+
 std::byte* NodeTeam::input(int member) const {
-  const size_t parity = signature_.sequence % 2;
+  const size_t parity = call_.signature.sequence % 2;
   if (reach_ == Reach::kCopied) return block(member).copies[parity];
   return current_->slice(member) + block(member).calls[parity].offset;
 }
@@ -185,10 +207,12 @@ void NodeTeam::wait_for(int member) {
   } while (Clock::now() < yield_until);
 
   Block& theirs = block(member);
+  const auto waiting_since = Clock::now();
   while (!arrived(member)) {
     throw_if_aborted();
     if (idle_hook_) idle_hook_();
     throw_if_lost(member);
+    throw_if_late(member, waiting_since);
     theirs.sleepers.fetch_add(1, std::memory_order_seq_cst);
     const uint32_t seen = theirs.arrived.load(std::memory_order_seq_cst);
     if (static_cast<int32_t>(seen - barriers_) < 0) {
@@ -213,33 +237,58 @@ void NodeTeam::throw_if_lost(int member) const {
       "[rank {}] rank {} {} while this rank waits for it in {}",
       members_[static_cast<size_t>(index_)].rank, lost.rank,
       dead ? fmt::format("(pid {}) has ended", lost.pid) : "has destroyed its process group",
-      signature_.str());
+      call_.str());
 }
 
-std::shared_ptr<NodeMemory> NodeTeam::allocate(size_t bytes) {
-  Collective call{CollectiveKind::kAllocate, {}, {}};
-  call.in.count = static_cast<int64_t>(bytes);
-  call.in.dtype = DType::kUInt8;
+void NodeTeam::throw_if_late(int member, Clock::time_point waiting_since) const {
+  const milliseconds limit = timeout();
+  if (limit.count() == 0 || !on_late_) return;
+  const auto waited = Clock::now() - waiting_since;
+  const auto has_come = [&](int m) {
+    return block(m).activity.call.load(std::memory_order_relaxed) >= call_.signature.sequence;
+  };
+  if (waited < limit + (idle_hook_ && has_come(member) ? kPatience : milliseconds(0))) return;
+  const std::vector<Sighting> all = look_at_members();
+  std::vector<Sighting> missing;
+  for (int m = 0; m < size(); ++m) {
+    if (m != index_ && !arrived(m)) missing.push_back(all[static_cast<size_t>(m)]);
+  }
+  on_late_(std::chrono::duration<double>(waited).count(), missing);
+}
+
+ActivityRecord& NodeTeam::activity() const { return block(index_).activity; }
+
+std::vector<Sighting> NodeTeam::look_at_members() const {
+  std::vector<Sighting> all;
+  for (int m = 0; m < size(); ++m) {
+    const Member& member = members_[static_cast<size_t>(m)];
+    all.push_back(look_at(block(m).activity, member.rank, member.pid));
+  }
+  return all;
+}
+
+std::shared_ptr<NodeMemory> NodeTeam::allocate(const Collective& call) {
   std::string error;
   const auto kind = NodeMemory::preferred_kind();
-  auto memory = try_allocate(kind, bytes, &call, error);
+  auto memory = try_allocate(kind, call, true, error);
   if (!memory && kind == NodeMemory::Kind::kAnonymousFile) {
-    memory = try_allocate(NodeMemory::Kind::kSharedMemoryObject, bytes, nullptr, error);
+    memory = try_allocate(NodeMemory::Kind::kSharedMemoryObject, call, false, error);
   }
   check<DistributedError>(memory != nullptr, "[rank {}] no {} bytes of shared memory: {}",
-                          members_[static_cast<size_t>(index_)].rank, bytes, error);
+                          members_[static_cast<size_t>(index_)].rank, call.in.count, error);
   segments_.push_back(memory);
   return memory;
 }
 
-std::shared_ptr<NodeMemory> NodeTeam::try_allocate(NodeMemory::Kind kind, size_t bytes,
-                                                   const Collective* call, std::string& error) {
+std::shared_ptr<NodeMemory> NodeTeam::try_allocate(NodeMemory::Kind kind, const Collective& call,
+                                                   bool first_try, std::string& error) {
   std::shared_ptr<NodeMemory> memory;
   if (index_ == 0) {
+    const auto bytes = static_cast<uint64_t>(call.in.count);
     memory = NodeMemory::create(kind, bytes, size(), index_, block(0).ticket);
   }
-  if (call != nullptr) {
-    meet(*call);
+  if (first_try) {
+    meet(call);
   } else {
     barrier();
   }
@@ -274,6 +323,8 @@ bool NodeTeam::abort(const std::string& text) noexcept {
 bool NodeTeam::aborted() const noexcept {
   return block(0).abort_state.load(std::memory_order_acquire) == 2;
 }
+
+std::string NodeTeam::abort_text() const { return block(0).abort_text; }
 
 void NodeTeam::throw_if_aborted() const {
   if (aborted()) throw DistributedError(block(0).abort_text);

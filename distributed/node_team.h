@@ -1,11 +1,13 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "lockstep/distributed/activity.h"
 #include "lockstep/distributed/node_memory.h"
 #include "lockstep/distributed/team.h"
 
@@ -40,10 +42,28 @@ class NodeTeam final : public Team {
   size_t staging_bytes() const override;
   void barrier() override;
 
-  // Collective: memory in which all members' inputs are within everybody's reach.
-  std::shared_ptr<NodeMemory> allocate(size_t bytes);
+  // Collective: memory in which all members' inputs are within everybody's reach, in.count bytes
+  // each.
+  std::shared_ptr<NodeMemory> allocate(const Collective& call);
 
-  const Signature& signature() const { return signature_; }  // of the last call met for
+  const Call& call() const { return call_; }  // the last one met for
+
+  ActivityRecord& activity() const;               // this member's own
+  std::vector<Sighting> look_at_members() const;  // any thread
+
+  // What a member does that has waited for others for longer than `timeout` (0: for ever): calls
+  // `on_late` with those that it misses, which throws. Of these a member that has come to the call
+  // may be waiting for another node in turn; with an idle hook it gets some time to tell.
+  using OnLate = std::function<void(double seconds, const std::vector<Sighting>& missing)>;
+  void set_on_late(OnLate on_late) { on_late_ = std::move(on_late); }
+  void set_timeout(std::chrono::milliseconds timeout) { timeout_ = timeout.count(); }
+  std::chrono::milliseconds timeout() const { return std::chrono::milliseconds(timeout_); }
+
+  // What the members have called, after they have met.
+  std::vector<Call> calls() const;
+  // Between several nodes: called by every member when they have met, with whether their calls are
+  // the same; throws if not, once it knows those of the other nodes.
+  void set_compare_nodes(std::function<void(bool same)> hook) { compare_nodes_ = std::move(hook); }
 
   // Called about every millisecond while waiting; may throw to end the wait.
   void set_idle_hook(std::function<void()> hook) { idle_hook_ = std::move(hook); }
@@ -52,6 +72,7 @@ class NodeTeam final : public Team {
   // False if there was one already. Any thread.
   bool abort(const std::string& text) noexcept;
   bool aborted() const noexcept;
+  std::string abort_text() const;  // once aborted
   void throw_if_aborted() const;
 
   // Tells the peers that this rank has reported its failure, and waits until all of them have done
@@ -67,16 +88,20 @@ class NodeTeam final : public Team {
   bool arrived(int member) const;
   bool is_dead(int member) const;
   void throw_if_lost(int member) const;
-  std::shared_ptr<NodeMemory> try_allocate(NodeMemory::Kind kind, size_t bytes,
-                                           const Collective* call, std::string& error);
+  void throw_if_late(int member, std::chrono::steady_clock::time_point waiting_since) const;
+  std::shared_ptr<NodeMemory> try_allocate(NodeMemory::Kind kind, const Collective& call,
+                                           bool first_try, std::string& error);
 
   std::shared_ptr<NodeMemory> control_;
   const int index_;
   const std::vector<Member> members_;
   std::vector<int> pidfds_;
   std::function<void()> idle_hook_;
+  std::function<void(bool same)> compare_nodes_;
+  OnLate on_late_;
+  std::atomic<int64_t> timeout_ = 0;  // milliseconds
   uint32_t barriers_ = 0;
-  Signature signature_;
+  Call call_;
   std::vector<std::weak_ptr<NodeMemory>> segments_;  // by the order of allocation
   std::shared_ptr<NodeMemory> current_;              // where the inputs of a kDirect call lie
   Reach reach_ = Reach::kNone;

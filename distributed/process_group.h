@@ -2,11 +2,15 @@
 
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 
+#include "lockstep/distributed/activity.h"
+#include "lockstep/distributed/label.h"
 #include "lockstep/engine/tensor/device.h"
 #include "lockstep/engine/tensor/dtype.h"
 
@@ -69,7 +73,8 @@ enum class Launch : uint8_t { kAsync, kBlocking };
 
 class CanonicalPlan;  // canonical_sum.h
 
-struct Collective;  // collective.h: one checked call, as the implementations see it
+struct Collective;     // collective.h: one checked call, as the implementations see it
+class FlightRecorder;  // flight_recorder.h: the last collectives
 
 // A fixed set of ranks and the collectives among them.
 //
@@ -81,11 +86,14 @@ struct Collective;  // collective.h: one checked call, as the implementations se
 // after that the group can only be destroyed. Destroying a group completes what is still queued,
 // except while an exception unwinds: then it aborts.
 //
+// Calls that do not match end the group with an error on every rank that says which rank called
+// what, and so does a call that a rank does not come to within the timeout.
+//
 // One thread of a rank uses a group at a time; groups are independent of each other. abort() may be
 // called from any thread.
 class ProcessGroup {
  public:
-  virtual ~ProcessGroup() = default;
+  virtual ~ProcessGroup();
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
 
@@ -120,15 +128,79 @@ class ProcessGroup {
   // longer than a few seconds. Idempotent.
   virtual void abort(const std::string& reason) noexcept = 0;
 
+  // -- so that failures can be explained: see docs/diagnosis.md
+
+  // While it lives, the collectives that this rank issues carry `label`. Ranks must agree on it, as
+  // they must on counts and dtypes.
+  class LabelScope {
+   public:
+    LabelScope(ProcessGroup& group, const Label& label) : group_(group), before_(group.label_) {
+      group.label_ = label;
+    }
+    ~LabelScope() { group_.label_ = before_; }
+    LabelScope(const LabelScope&) = delete;
+    LabelScope& operator=(const LabelScope&) = delete;
+
+   private:
+    ProcessGroup& group_;
+    const Label before_;
+  };
+
+  // Counts 1, 2, ... on every rank alike, if all call it in the same order: tells apart what has
+  // the same name, as twin networks have.
+  uint64_t next_tag() { return ++tags_; }
+
+  // What this rank is doing from now on, and in which step (-1: none); a note for peers that miss
+  // it, cheap. The step goes into the labels, too.
+  void set_activity(Phase phase, int64_t step);
+  void set_activity(Phase phase) { set_activity(phase, step_); }  // in the same step
+  // An activity for a while.
+  class ActivityScope {
+   public:
+    ActivityScope(ProcessGroup& group, Phase phase) : group_(group), before_(group.phase_) {
+      group.set_activity(phase);
+    }
+    ~ActivityScope() { group_.set_activity(before_); }
+    ActivityScope(const ActivityScope&) = delete;
+    ActivityScope& operator=(const ActivityScope&) = delete;
+
+   private:
+    ProcessGroup& group_;
+    const Phase before_;
+  };
+
+  // How long a collective may stand still because a peer does not come to it; then it fails on
+  // every rank. 0: for ever. The default is five minutes.
+  static constexpr std::chrono::milliseconds kDefaultTimeout{300'000};
+  virtual void set_timeout(std::chrono::milliseconds timeout);
+
+  // Called once, in a thread of the group, a moment after the group has failed: for ranks whose
+  // own thread will not notice, because it hangs. An empty handler takes the last one back, and so
+  // does the group's end; both wait for a handler that is at work.
+  using FailureHandler = std::function<void(const std::string& text)>;
+  virtual void on_failure(const FailureHandler& handler);
+
+  // The last 2,000 collectives of this rank as JSON, with `reason`. Any thread. Throws DataError.
+  // A world of one keeps none and writes nothing.
+  void write_flight_record(const std::filesystem::path& file, const std::string& reason) const;
+
  protected:
-  ProcessGroup(int rank, int size) : rank_(rank), size_(size) {}
+  ProcessGroup(int rank, int size);
 
   // Starts a call whose arguments have been checked.
   virtual Work issue(const Collective& collective, Launch launch) = 0;
 
+  virtual ActivityRecord* activity() { return nullptr; }  // where the peers can read it
+  virtual const FlightRecorder* recorder() const { return nullptr; }
+  Label current_label() const;
+
  private:
   int rank_;
   int size_;
+  Phase phase_ = Phase::kUnknown;
+  int64_t step_ = -1;
+  uint64_t tags_ = 0;
+  Label label_;
 };
 
 // A world of one: every collective is already complete.

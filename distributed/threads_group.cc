@@ -1,5 +1,7 @@
 #include "lockstep/distributed/threads_group.h"
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -7,8 +9,11 @@
 #include <thread>
 
 #include "lockstep/distributed/collective.h"
+#include "lockstep/distributed/flight_recorder.h"
 #include "lockstep/distributed/heap_memory.h"
+#include "lockstep/distributed/late_ranks.h"
 #include "lockstep/distributed/team.h"
+#include "lockstep/distributed/ticker.h"
 #include "lockstep/distributed/work_queue.h"
 #include "lockstep/engine/tensor/check.h"
 
@@ -18,30 +23,50 @@ namespace {
 // What the ranks of one world share.
 class World {
  public:
-  explicit World(int size) : calls_(static_cast<size_t>(size)), size_(size) {}
+  explicit World(int size)
+      : calls_(static_cast<size_t>(size)),
+        activities_(static_cast<size_t>(size)),
+        arrivals_(static_cast<size_t>(size)),
+        size_(size) {}
 
-  struct Call {
-    Signature signature;
+  struct Shown {
+    Call call;
     std::byte* input = nullptr;
   };
 
   int size() const { return size_; }
 
   // Written by its rank before a barrier, read by all after it, until the next barrier.
-  Call& call(int rank) { return calls_[static_cast<size_t>(rank)]; }
+  Shown& call(int rank) { return calls_[static_cast<size_t>(rank)]; }
 
-  void arrive_and_wait(int rank) {
+  ActivityRecord& activity(int rank) { return activities_[static_cast<size_t>(rank)]; }
+
+  // The ranks that have not come to where `rank` waits, if that takes longer than `timeout` (0: for
+  // ever); then it has given up.
+  std::vector<Sighting> arrive_and_wait(int rank, std::chrono::milliseconds timeout) {
     std::unique_lock lock(mutex_);
     throw_if_over(rank);
+    ++arrivals_[static_cast<size_t>(rank)];
     if (++arrived_ == size_) {
       arrived_ = 0;
       ++generation_;
       changed_.notify_all();
-      return;
+      return {};
     }
     const uint64_t generation = generation_;
-    changed_.wait(lock, [&] { return generation_ != generation || over(); });
+    const auto ended = [&] { return generation_ != generation || over(); };
+    if (timeout.count() == 0) {
+      changed_.wait(lock, ended);
+    } else if (!changed_.wait_for(lock, timeout, ended)) {
+      std::vector<Sighting> missing;
+      for (int r = 0; r < size_; ++r) {
+        if (arrivals_[static_cast<size_t>(r)] >= arrivals_[static_cast<size_t>(rank)]) continue;
+        missing.push_back(look_at(activity(r), r));
+      }
+      return missing;
+    }
     if (generation_ == generation) throw_if_over(rank);
+    return {};
   }
 
   void abort(int rank, const std::string& reason) {
@@ -62,6 +87,11 @@ class World {
     if (abort_text_) throw DistributedError(*abort_text_);
   }
 
+  std::optional<std::string> abort_text() {
+    const std::lock_guard lock(mutex_);
+    return abort_text_;
+  }
+
  private:
   bool over() const { return abort_text_ || left_ >= 0; }
   void throw_if_over(int rank) {
@@ -73,7 +103,9 @@ class World {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<Call> calls_;
+  std::vector<Shown> calls_;
+  std::vector<ActivityRecord> activities_;
+  std::vector<uint64_t> arrivals_;  // how often each rank has arrived
   int arrived_ = 0;
   uint64_t generation_ = 0;
   std::optional<std::string> abort_text_;
@@ -83,7 +115,8 @@ class World {
 
 class ThreadsTeam final : public Team {
  public:
-  ThreadsTeam(std::shared_ptr<World> world, int rank) : world_(std::move(world)), rank_(rank) {}
+  ThreadsTeam(std::shared_ptr<World> world, int rank, const FlightRecorder& recorder)
+      : world_(std::move(world)), rank_(rank), recorder_(recorder) {}
 
   int index() const override { return rank_; }
   int size() const override { return world_->size(); }
@@ -91,10 +124,17 @@ class ThreadsTeam final : public Team {
   Reach meet(const Collective& collective) override {
     world_->throw_if_aborted();  // a peer may still be comparing the call that failed
     auto& mine = world_->call(rank_);
-    mine = {signature_of(collective, ++sequence_), static_cast<std::byte*>(collective.in.data)};
-    world_->arrive_and_wait(rank_);
+    mine = {call_of(collective), static_cast<std::byte*>(collective.in.data)};
+    world_->activity(rank_).call.store(collective.sequence, std::memory_order_relaxed);
+    barrier();
+    bool same = true;
     for (int r = 0; r < size(); ++r) {
-      check_same(mine.signature, rank_, world_->call(r).signature, r);
+      same = same && world_->call(r).call.signature == mine.call.signature;
+    }
+    if (!same) {
+      std::vector<Callers> all;
+      for (int r = 0; r < size(); ++r) all.push_back({{r}, world_->call(r).call});
+      fail_mismatch(rank_, all);
     }
     // Calls without data end here; the next call must not overwrite what a peer still compares.
     if (collective.in.count == 0 || collective.kind == CollectiveKind::kAllocate) barrier();
@@ -105,12 +145,21 @@ class ThreadsTeam final : public Team {
   std::byte* staging(int) const override { return nullptr; }
   size_t staging_bytes() const override { return 0; }
 
-  void barrier() override { world_->arrive_and_wait(rank_); }
+  void barrier() override {
+    const auto timeout = std::chrono::milliseconds(timeout_);
+    const std::vector<Sighting> missing = world_->arrive_and_wait(rank_, timeout);
+    if (missing.empty()) return;
+    fail_late(rank_, world_->call(rank_).call, std::chrono::duration<double>(timeout).count(),
+              missing, recorder_);
+  }
+
+  void set_timeout(std::chrono::milliseconds timeout) { timeout_ = timeout.count(); }
 
  private:
   std::shared_ptr<World> world_;
   int rank_;
-  uint64_t sequence_ = 0;
+  const FlightRecorder& recorder_;
+  std::atomic<int64_t> timeout_ = ProcessGroup::kDefaultTimeout.count();
 };
 
 class ThreadsGroup final : public ProcessGroup {
@@ -118,10 +167,11 @@ class ThreadsGroup final : public ProcessGroup {
   ThreadsGroup(const std::shared_ptr<World>& world, int rank)
       : ProcessGroup(rank, world->size()),
         world_(world),
-        team_(world, rank),
+        team_(world, rank, recorder_),
         queue_(fmt::format("ls-threads-{}", rank)) {}
 
   ~ThreadsGroup() override {
+    ticker_.reset();
     if (std::uncaught_exceptions() > 0) abort("an exception destroyed the process group");
     queue_.drain_and_join();
     world_->leave(rank());
@@ -135,7 +185,9 @@ class ThreadsGroup final : public ProcessGroup {
     Buffer wanted;
     wanted.count = static_cast<int64_t>(bytes);
     wanted.dtype = DType::kUInt8;
-    run({CollectiveKind::kAllocate, wanted, wanted}, Launch::kBlocking);
+    Collective call{CollectiveKind::kAllocate, wanted, wanted};
+    call.label = current_label();
+    run(call, Launch::kBlocking);
     return std::make_shared<HeapMemory>(bytes);
   }
 
@@ -146,15 +198,33 @@ class ThreadsGroup final : public ProcessGroup {
     }
   }
 
+  void set_timeout(std::chrono::milliseconds timeout) override { team_.set_timeout(timeout); }
+
+  void on_failure(const FailureHandler& handler) override {
+    ticker_.reset();
+    if (!handler) return;
+    ticker_ = std::make_unique<Ticker>(fmt::format("ls-watch-{}", rank()),
+                                       std::chrono::milliseconds(50), [world = world_, handler] {
+                                         const auto text = world->abort_text();
+                                         if (text) handler(*text);
+                                         return !text;
+                                       });
+  }
+
  private:
+  ActivityRecord* activity() override { return &world_->activity(rank()); }
+  const FlightRecorder* recorder() const override { return &recorder_; }
+
   Work issue(const Collective& collective, Launch launch) override {
     check(collective.in.device.is_cpu(), "[threads group] buffers must be on the CPU, not on {}",
           collective.in.device.str());
     world_->throw_if_aborted();
-    return run(collective, launch);
+    Collective call = collective;
+    return run(call, launch);
   }
 
-  Work run(const Collective& collective, Launch launch) {
+  Work run(Collective& collective, Launch launch) {
+    FlightRecorder::Slot& slot = recorder_.launch(collective);
     return queue_.launch(
         [this, collective] {
           try {
@@ -168,12 +238,14 @@ class ThreadsGroup final : public ProcessGroup {
             throw;
           }
         },
-        launch);
+        launch, &slot);
   }
 
   std::shared_ptr<World> world_;
+  FlightRecorder recorder_;
   ThreadsTeam team_;
   WorkQueue queue_;
+  std::unique_ptr<Ticker> ticker_;
 };
 
 }  // namespace

@@ -4,10 +4,9 @@
 #include <exception>
 #include <optional>
 
-#include <pthread.h>
-#include <signal.h>
 #include <sys/prctl.h>
 
+#include "lockstep/distributed/quiet_thread.h"
 #include "lockstep/engine/tensor/error.h"
 
 namespace lockstep::distributed {
@@ -15,12 +14,17 @@ namespace {
 
 thread_local bool t_on_communication_thread = false;
 
+int64_t nanoseconds(std::chrono::steady_clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+
 }  // namespace
 
 class WorkQueue::Item final : public Work::State {
  public:
-  explicit Item(std::function<void()> run) : run_(std::move(run)) {
+  Item(std::function<void()> run, FlightRecorder::Slot* slot) : run_(std::move(run)), slot_(slot) {
     times_.launched = std::chrono::steady_clock::now();
+    if (slot_) slot_->launched(nanoseconds(times_.launched));
   }
 
   bool is_completed() const override { return completed_.load(std::memory_order_acquire); }
@@ -37,6 +41,7 @@ class WorkQueue::Item final : public Work::State {
 
   void execute() noexcept {
     times_.started = std::chrono::steady_clock::now();
+    if (slot_) slot_->started(nanoseconds(times_.started));
     try {
       run_();
     } catch (const std::exception& error) {
@@ -46,6 +51,7 @@ class WorkQueue::Item final : public Work::State {
     }
     run_ = nullptr;
     times_.finished = std::chrono::steady_clock::now();
+    if (slot_) slot_->finished(nanoseconds(times_.finished), !error_);
     const std::lock_guard lock(mutex_);
     completed_.store(true, std::memory_order_release);
     changed_.notify_all();
@@ -53,6 +59,7 @@ class WorkQueue::Item final : public Work::State {
 
  private:
   std::function<void()> run_;
+  FlightRecorder::Slot* const slot_;
   Work::Times times_;
   std::optional<std::string> error_;  // a text: an exception object would be shared by threads
   std::atomic<bool> completed_ = false;
@@ -60,8 +67,8 @@ class WorkQueue::Item final : public Work::State {
   std::condition_variable changed_;
 };
 
-Work WorkQueue::launch(std::function<void()> run, Launch how) {
-  auto item = std::make_shared<Item>(std::move(run));
+Work WorkQueue::launch(std::function<void()> run, Launch how, FlightRecorder::Slot* slot) {
+  auto item = std::make_shared<Item>(std::move(run), slot);
   std::unique_lock lock(mutex_);
   if (how == Launch::kBlocking && items_.empty() && !running_) {
     running_ = true;
@@ -75,19 +82,12 @@ Work WorkQueue::launch(std::function<void()> run, Launch how) {
   } else {
     items_.push_back(item);
     if (!thread_.joinable()) {
-      // Signals are for the threads that know what to do with them.
-      sigset_t all;
-      sigset_t before;
-      sigfillset(&all);
-      pthread_sigmask(SIG_SETMASK, &all, &before);
       try {
-        thread_ = std::thread([this] { run_thread(); });
+        thread_ = start_quiet_thread([this] { run_thread(); });
       } catch (...) {
         items_.pop_back();
-        pthread_sigmask(SIG_SETMASK, &before, nullptr);
         throw;
       }
-      pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
     lock.unlock();
     changed_.notify_all();
@@ -113,6 +113,11 @@ void WorkQueue::run_thread() {
     lock.lock();
     running_ = false;
   }
+}
+
+bool WorkQueue::is_idle() {
+  const std::lock_guard lock(mutex_);
+  return items_.empty() && !running_;
 }
 
 bool WorkQueue::on_communication_thread() { return t_on_communication_thread; }

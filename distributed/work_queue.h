@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 
+#include "lockstep/distributed/flight_recorder.h"
 #include "lockstep/distributed/process_group.h"
 
 namespace lockstep::distributed {
@@ -23,8 +24,10 @@ class WorkQueue {
   WorkQueue& operator=(const WorkQueue&) = delete;
 
   // If `run` throws, the work's wait() throws DistributedError with that text; so does a blocking
-  // launch.
-  Work launch(std::function<void()> run, Launch how);
+  // launch. `slot`, if any, is told the times.
+  Work launch(std::function<void()> run, Launch how, FlightRecorder::Slot* slot = nullptr);
+
+  bool is_idle();  // at this moment
 
   // True in the thread of any queue: there, waiting must leave the core to the thread that
   // computes.

@@ -1,5 +1,6 @@
 #include "conformance.h"
 
+#include <atomic>
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -533,8 +534,89 @@ void different_trees(ProcessGroup& group) {
 void different_collectives(ProcessGroup& group) {
   std::vector<float> values(10);
   const bool last = group.rank() == group.size() - 1;
-  expect_mismatch(group, "broadcast of 10 float32 from rank 0", "barrier, call 1",
+  expect_mismatch(group, "broadcast of 10 float32 from rank 0", "barrier",
                   [&] { (last ? group.barrier() : group.broadcast(buffer_of(values), 0)).wait(); });
+}
+// "rank 1" or "ranks 0, 2" without the last rank of the group.
+std::string all_but_last(const ProcessGroup& group) {
+  std::string text = group.size() == 2 ? "rank 0" : "ranks 0";
+  for (int r = 1; r + 1 < group.size(); ++r) text += ", " + std::to_string(r);
+  return text;
+}
+void different_labels(ProcessGroup& group) {
+  std::vector<float> values(10);
+  const int last = group.size() - 1;
+  const std::vector<std::string> names{"fc.weight", "fc.bias"};
+  const std::vector<std::string> others{"conv.weight", "a", "fc.bias"};
+  const Label label(3, group.rank() == last ? others : names, 1);
+  group.set_activity(Phase::kBackward, 12);
+  const auto calls = [&](const std::string& ranks, const char* verb, const char* contents) {
+    return ranks + verb + "all_reduce(sum) of 10 float32 (step 12, bucket 3: " + contents + ")";
+  };
+  expect_mismatch(
+      group,
+      calls(all_but_last(group), group.size() == 2 ? " calls " : " call ", "fc.weight, fc.bias"),
+      calls("rank " + std::to_string(last), " calls ", "conv.weight ... fc.bias"), [&] {
+        const ProcessGroup::LabelScope scope(group, label);
+        group.all_reduce(buffer_of(values)).wait();
+      });
+}
+// Which names are left out of the words does not matter; nor does the step.
+void labels_are_compared_whole(ProcessGroup& group) {
+  std::vector<float> values(10);
+  const std::vector<std::string> names{"a", group.rank() == 0 ? "b" : "x", "c"};
+  group.set_activity(Phase::kStep, group.rank());
+  group.all_reduce(buffer_of(values)).wait();
+  const ProcessGroup::LabelScope scope(group, Label(0, names, 1));
+  expect_mismatch(group, "bucket 0: a ... c) [hash", "rank 0 calls",
+                  [&] { group.all_reduce(buffer_of(values)).wait(); });
+}
+void a_call_too_many(ProcessGroup& group) {
+  std::vector<float> values(10);
+  const int last = group.size() - 1;
+  group.all_reduce(buffer_of(values)).wait();
+  expect_mismatch(group, "in call 2: " + all_but_last(group) + " call",
+                  "; rank " + std::to_string(last) + " calls all_reduce(max) of 5 float32", [&] {
+                    if (group.rank() == last) {
+                      group.all_reduce(buffer_of(values.data(), 5), ReduceOp::kMax).wait();
+                    }
+                    group.all_reduce(buffer_of(values)).wait();
+                  });
+}
+// The last rank does not come, and all others are told what it does instead.
+void a_late_rank(ProcessGroup& group) {
+  std::vector<float> values(10);
+  const int last = group.size() - 1;
+  std::atomic<int> told = 0;
+  group.on_failure([&](const std::string&) { ++told; });
+  group.set_timeout(milliseconds(300));
+  group.set_activity(Phase::kData, 6);
+  {
+    const ProcessGroup::LabelScope scope(group, Label("buffers"));
+    group.all_reduce(buffer_of(values)).wait();
+  }
+  group.barrier(Launch::kBlocking).wait();
+  const std::string part = "rank " + std::to_string(last) + " has not arrived";
+  std::string text;
+  if (group.rank() == last) {
+    // A thread of the group tells those who do not call.
+    for (int i = 0; i < 500 && told == 0; ++i) std::this_thread::sleep_for(milliseconds(20));
+    text = error_of([&] { group.barrier().wait(); });
+  } else {
+    group.set_activity(Phase::kStep, 6);
+    text = error_of([&] { group.all_reduce(buffer_of(values)).wait(); });
+    EXPECT_NE(text.find("it has been waiting for the data of step 6 for"), std::string::npos)
+        << text;
+    EXPECT_NE(text.find("its last call was 2, barrier (step 6), "), std::string::npos) << text;
+  }
+  EXPECT_NE(text.find(part), std::string::npos) << text;
+  EXPECT_NE(text.find("call 3, all_reduce(sum) of 10 float32 (step 6), has waited for"),
+            std::string::npos)
+      << text;
+  for (int i = 0; i < 500 && told == 0; ++i) std::this_thread::sleep_for(milliseconds(20));
+  EXPECT_EQ(told, 1);
+  group.on_failure({});
+  expect_over(group, part);
 }
 
 }  // namespace
@@ -578,6 +660,10 @@ const std::vector<Case>& breaking_cases() {
       {"different_ops", different_ops},
       {"different_trees", different_trees},
       {"different_collectives", different_collectives},
+      {"different_labels", different_labels},
+      {"labels_are_compared_whole", labels_are_compared_whole},
+      {"a_call_too_many", a_call_too_many},
+      {"a_late_rank", a_late_rank},
   };
   return cases;
 }
