@@ -43,6 +43,7 @@ int threads_of(const std::vector<std::string>& places, int rank, int cores) {
 void share_cores(distributed::ProcessGroup& group) {
   const ThreadRequest request = requested_threads();
   if (group.size() == 1 && request.understood()) return;
+  const distributed::ProcessGroup::LabelScope label(group, distributed::Label("the ranks' cores"));
   int cores = 0;
   const auto places = distributed::exchange_texts(group, place(&cores));
   if (request.threads == 0 && cores > 0) {

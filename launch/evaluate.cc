@@ -50,6 +50,9 @@ double total_over(Job& job, const data::Dataset& dataset, int64_t batch_size,
                   const Measure& measure) {
   check(batch_size >= 1, "[evaluate] the batch size is {}, must be at least 1", batch_size);
   check(dataset.size() >= 1, "[evaluate] the dataset is empty");
+  using distributed::ProcessGroup;
+  const ProcessGroup::ActivityScope activity(*job.group(), distributed::Phase::kEvaluation);
+  const ProcessGroup::LabelScope label(*job.group(), distributed::Label("an evaluation"));
   const autograd::NoGrad no_grad;
   const auto mine = data::share(dataset.size(), job.rank(), job.world_size());
   std::array<double, 2> totals{};  // measured, samples seen: exact below 2^53

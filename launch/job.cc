@@ -64,7 +64,9 @@ std::string common_hash(distributed::ProcessGroup& group, const NamedTensors& we
 }  // namespace
 
 Job::Job(CommandLine line, std::shared_ptr<distributed::ProcessGroup> group)
-    : state_(std::make_unique<State>(std::move(line), std::move(group))) {}
+    : state_(std::make_unique<State>(std::move(line), std::move(group))) {
+  state_->group->set_activity(distributed::Phase::kStarting, -1);
+}
 
 Job::~Job() = default;
 
@@ -91,6 +93,9 @@ void Job::track(NamedTensors weights) {
 
 Report Job::finish() {
   auto& s = *state_;
+  s.group->set_activity(distributed::Phase::kEnding);
+  const distributed::ProcessGroup::LabelScope label(*s.group,
+                                                    distributed::Label("the job's report"));
   const double steps = static_cast<double>(std::max<int64_t>(s.steps, 1));
   const double memory = static_cast<double>(peak_memory_bytes());  // exact below 2^53
   std::array<double, 4> worst = {s.training.count(), s.communication, s.exposed, memory};
@@ -139,6 +144,8 @@ Report Job::finish() {
 
 void Job::write_trace() {
   if (state_->trace) {
+    const distributed::ProcessGroup::LabelScope label(*group(),
+                                                      distributed::Label("the job's timeline"));
     launch::write_trace(options().trace, state_->line.program, *group(), *state_->trace);
   }
 }

@@ -68,6 +68,8 @@ void add_common_flags(CLI::App& app, Options& o) {
   value("--checkpoint-dir", o.checkpoint_dir, "Where to keep checkpoints");
   value("--checkpoint-every", o.checkpoint_every, "Optimizer steps between checkpoints");
   app.add_flag("--resume", o.resume, "Continue from the last checkpoint");
+  value("--watchdog", o.watchdog,
+        "Seconds after which ranks that wait for another in vain end the job; 0: never");
   value("--trace", o.trace, "Write a timeline for Perfetto to this file");
   value("--log-dir", o.log_dir, "Write each rank's log to DIR/rank_NNNN.log");
   value("--report", o.report, "Write the results as JSON to this file");
@@ -103,6 +105,8 @@ void check_values(const Options& o) {
   at_least_one("--accumulate", o.accumulate);
   at_least_one("--virtual-shards", o.virtual_shards);
   at_least_one("--checkpoint-every", o.checkpoint_every.value_or(1));
+  require(o.watchdog >= 0.0 && o.watchdog <= 1e9,
+          "[options] --watchdog {}: must be a number of seconds, or 0 for none", o.watchdog);
   if (o.reduction != "bitwise") return;
   require(std::has_single_bit(static_cast<uint64_t>(o.virtual_shards)),
           "[options] --virtual-shards {}: must be a power of two", o.virtual_shards);

@@ -27,9 +27,10 @@ struct Options {
   std::string checkpoint_dir;
   std::optional<int64_t> checkpoint_every;
   bool resume = false;
-  std::string trace;    // empty: no timeline
-  std::string log_dir;  // empty: no log files
-  std::string report;   // empty: no report
+  double watchdog = 300.0;  // seconds; 0: none
+  std::string trace;        // empty: no timeline
+  std::string log_dir;      // empty: no log files
+  std::string report;       // empty: no report
 };
 
 // A command line that cannot be run; the text says which flag and why.

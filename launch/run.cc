@@ -1,9 +1,11 @@
 #include "lockstep/launch/run.h"
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
@@ -29,6 +31,7 @@ namespace {
 constexpr int kFailed = 1;
 constexpr int kUsage = 2;
 constexpr auto kPeersPatience = std::chrono::seconds(3);
+constexpr auto kOwnPatience = std::chrono::seconds(2);
 constexpr auto kStartPatience = std::chrono::seconds(1);
 constexpr unsigned kLastResort = 8;  // seconds after an error until the process ends regardless
 
@@ -77,6 +80,7 @@ void train_and_report(const CommandLine& line,
   const Report report = job.finish();
   if (reporting) write_report(o.report, report);
   job.write_trace();
+  const distributed::ProcessGroup::LabelScope label(*group, distributed::Label("the job's end"));
   group->barrier().wait();  // nobody leaves with success before the files are there
   if (group->rank() == 0) {
     const std::string text = format_summary(report, o.report, o.trace);
@@ -95,11 +99,29 @@ int fail_early(int code, const Environment& environment) {
   return code;
 }
 
+// The rank's last collectives, beside its other files: what happened before a failure.
+void write_flight_record(const distributed::ProcessGroup& group, const Options& o,
+                         const std::string& reason) noexcept {
+  if (group.size() == 1) return;
+  try {
+    std::filesystem::path folder = o.log_dir;
+    if (folder.empty()) folder = std::filesystem::path(o.report).parent_path();
+    const auto file = folder / fmt::format("lockstep-collectives-rank{}.json", group.rank());
+    group.write_flight_record(file, reason);
+    log::info(fmt::format("the last collectives of each rank are in {}",
+                          (folder / "lockstep-collectives-rank*.json").string()));
+  } catch (const std::exception& error) {
+    log::warn(fmt::format("no record of the last collectives: {}", error.what()));
+  }
+}
+
 // After an error: tells the peers, gives them a moment to tell theirs, and leaves. With MPI running
 // there is no orderly way out, since MPI_Finalize would wait for the ranks that are gone.
-int fail_together(distributed::ProcessGroup& group, const std::string& reason) {
+int fail_together(distributed::ProcessGroup& group, const Options& options,
+                  const std::string& reason) {
   alarm(kLastResort);
   group.abort(reason);
+  write_flight_record(group, options, reason);
   distributed::wait_for_peers_to_fail(group, kPeersPatience);
   log::flush();
   std::fflush(nullptr);
@@ -108,13 +130,50 @@ int fail_together(distributed::ProcessGroup& group, const std::string& reason) {
   return kFailed;
 }
 
+// The job has failed, and this rank is told by a thread of its group. Its own thread learns of it
+// in its next collective; if it does not come to one, because it hangs or computes for long, this
+// ends the process in its place.
+class Watchdog {
+ public:
+  Watchdog(distributed::ProcessGroup& group, const Options& options, SignalWatch& signals)
+      : group_(group), options_(options), signals_(signals) {
+    group.set_timeout(std::chrono::milliseconds(static_cast<int64_t>(options.watchdog * 1000.0)));
+    group.on_failure([this](const std::string& text) { group_failed(text); });
+  }
+
+  // True for the first who asks: who is to end the process.
+  bool take_over() { return !taken_.exchange(true); }
+
+ private:
+  void group_failed(const std::string& text) {
+    const auto deadline = std::chrono::steady_clock::now() + kOwnPatience;
+    while (std::chrono::steady_clock::now() < deadline) {
+      if (taken_) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    if (!take_over()) return;
+    log::status("");
+    log::error(fmt::format("{}. This rank has not noticed by itself and is ended", text));
+    signals_.error_was_reported();
+    fail_together(group_, options_, text);
+    std::_Exit(kFailed);
+  }
+
+  distributed::ProcessGroup& group_;
+  const Options options_;
+  SignalWatch& signals_;
+  std::atomic<bool> taken_ = false;
+};
+
 }  // namespace
 
 int run(int argc, char** argv, const std::function<void(Job&)>& train,
         const ProgramOptions& extra) {
   std::shared_ptr<distributed::ProcessGroup> group;
   std::unique_ptr<SignalWatch> signals;
+  std::unique_ptr<Watchdog> watchdog;
   Environment environment;
+  Options options;
   std::exception_ptr error;
   try {
     signals = std::make_unique<SignalWatch>();
@@ -132,8 +191,11 @@ int run(int argc, char** argv, const std::function<void(Job&)>& train,
       log::start({group->rank(), group->size(), line.options.log_dir});
       check_world(line.options, group->size());
     }
+    options = line.options;
+    watchdog = std::make_unique<Watchdog>(*group, options, *signals);
     share_cores(*group);
     train_and_report(line, group, train);
+    group->on_failure({});
     group.reset();
     distributed::mpi_runtime::finalize();
     return 0;
@@ -142,10 +204,14 @@ int run(int argc, char** argv, const std::function<void(Job&)>& train,
   }
   // Out here the exception's handler has ended, and everything that `train` held is gone.
   const std::string reason = exception_text(error);
+  if (watchdog && !watchdog->take_over()) {
+    std::this_thread::sleep_for(std::chrono::seconds(kLastResort));  // the process ends meanwhile
+    return kFailed;
+  }
   log::status("");
   log::error(reason);
   if (signals) signals->error_was_reported();
-  if (group) return fail_together(*group, reason);
+  if (group) return fail_together(*group, options, reason);
   return fail_early(is_usage(error) ? kUsage : kFailed, environment);
 }
 

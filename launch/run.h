@@ -15,9 +15,11 @@ namespace lockstep::launch {
 // prints a summary to standard output on rank 0.
 //
 // Whatever `train` throws is logged with the rank and told to the other ranks, which end with an
-// error of their own. A rank that has failed under MPI does not return from here: it leaves the
-// process with code 1, because MPI could not be ended in order. SIGTERM and SIGINT end the process
-// with one line in the log (signals.h).
+// error of their own; so does a rank that keeps the others waiting for longer than --watchdog, and
+// one that does not notice a failure is ended by a thread of its own. Each leaves its last
+// collectives in a file (docs/diagnosis.md). A rank that has failed under MPI does not return from
+// here: it leaves the process with code 1, because MPI could not be ended in order. SIGTERM and
+// SIGINT end the process with one line in the log (signals.h).
 int run(int argc, char** argv, const std::function<void(Job&)>& train,
         const ProgramOptions& extra = {});
 

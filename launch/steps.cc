@@ -55,6 +55,8 @@ void check_agreement(Job& job, int64_t samples, int64_t steps) {
                                             static_cast<int64_t>(o.seed),
                                             is_bitwise(job) ? o.virtual_shards : 0,
                                             steps};
+  const distributed::ProcessGroup::LabelScope label(*job.group(),
+                                                    distributed::Label("the job's settings"));
   auto lowest = mine;
   auto highest = mine;
   const auto reduce = [&](std::array<int64_t, kCount>& values, distributed::ReduceOp op) {
@@ -87,9 +89,16 @@ struct Steps::State {
   }
 
   void fetch() {
+    using distributed::Phase;
     fetch_began = Clock::now();
+    job.group->set_activity(Phase::kData, ++index);
     current = loader.next();
     step_began = Clock::now();
+    if (current) {
+      job.group->set_activity(Phase::kStep, current->index);
+    } else {
+      job.group->set_activity(Phase::kEnding, index - 1);
+    }
     if (current && current->epoch != epoch) {
       epoch = current->epoch;
       epoch_changed = true;
@@ -137,6 +146,7 @@ struct Steps::State {
   std::optional<data::Step> current;
   Clock::time_point start{}, fetch_began{}, step_began{};
   Job::State::Seconds not_training_before{0};
+  int64_t index = -1;  // of the current step
   int64_t epoch = -1;
   bool epoch_changed = false;
   bool begun = false;

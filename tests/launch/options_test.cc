@@ -27,6 +27,7 @@ TEST(Options, Defaults) {
   EXPECT_EQ(o.seed, 0u);
   EXPECT_EQ(o.reduction, "repeatable");
   EXPECT_EQ(o.virtual_shards, 16);
+  EXPECT_EQ(o.watchdog, 300.0);
   EXPECT_EQ(o.precision, "fp32");
   EXPECT_EQ(o.matmul_precision, "highest");
   EXPECT_EQ(o.data + o.log_dir + o.report + o.checkpoint_dir + o.trace, "");
@@ -58,6 +59,8 @@ TEST(Options, EveryAvailableFlag) {
                         "l",
                         "--report",
                         "r.json",
+                        "--watchdog",
+                        "2.5",
                         "--trace",
                         "t.json"})
                      .options;
@@ -72,6 +75,7 @@ TEST(Options, EveryAvailableFlag) {
   EXPECT_EQ(o.log_dir, "l");
   EXPECT_EQ(o.report, "r.json");
   EXPECT_EQ(o.trace, "t.json");
+  EXPECT_EQ(o.watchdog, 2.5);
 }
 
 struct BadLine {
@@ -105,6 +109,8 @@ const std::vector<BadLine> kBad = {
     {"ZeroBatch", {"--global-batch", "0"}, {"--global-batch 0", "at least 1"}},
     {"NegativeBatch", {"--global-batch", "-5"}, {"--global-batch -5", "at least 1"}},
     {"ZeroAccumulate", {"--accumulate", "0"}, {"--accumulate 0", "at least 1"}},
+    {"NegativeWatchdog", {"--watchdog", "-1"}, {"--watchdog -1", "or 0"}},
+    {"NoWatchdog", {"--watchdog", "nan"}, {"--watchdog nan", "number of seconds"}},
     {"TextForNumber", {"--epochs", "many"}, {"--epochs", "many"}},
     {"FractionForInteger", {"--epochs", "1.5"}, {"--epochs", "1.5"}},
     {"HugeNumber", {"--epochs", "99999999999999999999"}, {"--epochs"}},
@@ -212,6 +218,7 @@ TEST(Options, HelpNamesEveryFlag) {
                            "--checkpoint-dir",
                            "--checkpoint-every",
                            "--resume",
+                           "--watchdog",
                            "--trace",
                            "--log-dir",
                            "--report",

@@ -9,7 +9,7 @@
 # Programs are started as "${recorded[@]}" <program>. A job must end in the time that it is given
 # and leave no process and no file in /dev/shm; only its own are looked at, whatever else runs on
 # the machine.
-recorded=("$(dirname "${BASH_SOURCE[0]}")/record_rank.sh")
+recorded=("$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/record_rank.sh")
 dir=$(mktemp -d)  # the test's own
 trap 'rm -rf "$dir"' EXIT
 failures=0
@@ -27,7 +27,9 @@ run_job() {
   shift
   rm -f "$dir/ranks"
   echo "\$ $*"
-  LOCKSTEP_TEST_JOB=$dir timeout -k 5 60 "$@" > "$dir/out" 2> "$dir/err" < /dev/null
+  # In there, because a job that fails leaves records in the directory that it runs in.
+  (cd "$dir" && LOCKSTEP_TEST_JOB=$dir exec timeout -k 5 60 "$@" > "$dir/out" 2> "$dir/err" \
+    < /dev/null)
   code=$?
   took=$((SECONDS - begin))
   sed 's/^/  | /' "$dir/out" "$dir/err"
