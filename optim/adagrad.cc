@@ -31,6 +31,10 @@ std::vector<Optimizer::Rates> Adagrad::rates() {
   return result;
 }
 
+std::vector<Optimizer::ParameterState> Adagrad::states() const {
+  return named_states(groups_, states_, {"sum"});
+}
+
 void Adagrad::step() {
   const autograd::NoGrad no_grad;
   for (size_t group = 0; group < groups_.size(); ++group) {

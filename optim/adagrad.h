@@ -23,6 +23,7 @@ class Adagrad : public Optimizer {
   explicit Adagrad(std::vector<ParamGroup<Options>> groups);
   void step() override;
   std::vector<Rates> rates() override;
+  std::vector<ParameterState> states() const override;
   std::vector<ParamGroup<Options>>& groups() { return groups_; }
 
  private:

@@ -33,6 +33,10 @@ std::vector<Optimizer::Rates> Adam::rates() {
   return result;
 }
 
+std::vector<Optimizer::ParameterState> Adam::states() const {
+  return named_states(groups_, states_, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"});
+}
+
 void Adam::step() {
   for (size_t g = 0; g < groups_.size(); ++g) {
     const Options& o = groups_[g].options;

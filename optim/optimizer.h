@@ -29,6 +29,15 @@ class Optimizer {
   };
   virtual std::vector<Rates> rates() = 0;
 
+  // What the optimizer remembers of a parameter.
+  struct ParameterState {
+    Tensor parameter;
+    int64_t steps = 0;     // updates so far, where the algorithm counts them
+    NamedTensors buffers;  // named as in PyTorch; undefined before the first update
+  };
+  // Of every parameter, in order of the groups. The tensors are the optimizer's own.
+  virtual std::vector<ParameterState> states() const { return {}; }
+
  protected:
   Optimizer() = default;
   // Throws ValueError on an empty list, a repeated parameter or one that is not a leaf.
@@ -42,6 +51,24 @@ class Optimizer {
   // What a kernel needs for one parameter; its first `buffers` state tensors are made (zeros) when
   // missing.
   OptimizerSegment segment(const Tensor& parameter, State& state, int buffers);
+
+  // For states(): each parameter's, with the names of its buffers.
+  template <typename Group>
+  static std::vector<ParameterState> named_states(const std::vector<Group>& groups,
+                                                  const std::vector<std::vector<State>>& states,
+                                                  const std::vector<const char*>& names) {
+    std::vector<ParameterState> all;
+    for (size_t g = 0; g < groups.size(); ++g) {
+      for (size_t i = 0; i < groups[g].parameters.size(); ++i) {
+        ParameterState& one =
+            all.emplace_back(ParameterState{groups[g].parameters[i], states[g][i].steps, {}});
+        for (size_t b = 0; b < names.size(); ++b) {
+          one.buffers.emplace_back(names[b], states[g][i].buffers[b]);
+        }
+      }
+    }
+    return all;
+  }
 
  private:
   friend class Schedule;

@@ -30,6 +30,10 @@ std::vector<Optimizer::Rates> RMSprop::rates() {
   return result;
 }
 
+std::vector<Optimizer::ParameterState> RMSprop::states() const {
+  return named_states(groups_, states_, {"square_avg", "grad_avg", "momentum_buffer"});
+}
+
 void RMSprop::step() {
   const autograd::NoGrad no_grad;
   for (size_t group = 0; group < groups_.size(); ++group) {

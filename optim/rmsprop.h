@@ -26,6 +26,7 @@ class RMSprop : public Optimizer {
   explicit RMSprop(std::vector<ParamGroup<Options>> groups);
   void step() override;
   std::vector<Rates> rates() override;
+  std::vector<ParameterState> states() const override;
   std::vector<ParamGroup<Options>>& groups() { return groups_; }
 
  private:

@@ -28,6 +28,10 @@ std::vector<Optimizer::Rates> SGD::rates() {
   return result;
 }
 
+std::vector<Optimizer::ParameterState> SGD::states() const {
+  return named_states(groups_, states_, {"momentum_buffer"});
+}
+
 void SGD::step() {
   for (size_t g = 0; g < groups_.size(); ++g) {
     const Options& o = groups_[g].options;
