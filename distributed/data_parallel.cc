@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <exception>
 #include <map>
+#include <utility>
 
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/canonical_sum.h"
+#include "lockstep/distributed/lockstep_check.h"
 #include "lockstep/distributed/shard_buffers.h"
 #include "lockstep/engine/arithmetic.h"
 #include "lockstep/engine/autograd/backward.h"
@@ -21,7 +23,10 @@ DataParallel::DataParallel(const nn::Module& model, std::shared_ptr<ProcessGroup
 
 DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
                            std::shared_ptr<ProcessGroup> group, DataParallelOptions options)
-    : group_(std::move(group)), parameters_(std::move(parameters)), buffers_(std::move(buffers)) {
+    : group_(std::move(group)),
+      options_(options),
+      parameters_(std::move(parameters)),
+      buffers_(std::move(buffers)) {
   if (options.reduction == ReductionMode::kBitwise) {
     const int64_t shards =
         options.virtual_shards != 0 ? options.virtual_shards : options.reduction.virtual_shards;
@@ -31,8 +36,10 @@ DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
   auto weights = std::make_shared<NamedTensors>(parameters_);
   weights->insert(weights->end(), buffers_.begin(), buffers_.end());
   weights_ = std::move(weights);
+  const ProcessGroup::LabelScope label(*group_, Label("a new DataParallel"));
   verify_same_model(*group_, parameters_, buffers_);
   Reducer::Options reducer{options.first_bucket_bytes, options.bucket_bytes};
+  reducer.find_non_finite = options.non_finite != NonFinite::kIgnore;
   if (plan_) {
     verify_same_text(*group_,
                      "[data_parallel] the ranks would not compute the same bits, which reduction "
@@ -84,11 +91,13 @@ void DataParallel::move_buffers() {
 void DataParallel::broadcast_from_root() {
   if (group_->size() == 1) return;
   for (const Bucket* bucket : reducer_->buckets()) {
+    const ProcessGroup::LabelScope label(*group_, bucket->label());
     group_->broadcast(bucket->parameter_buffer(), 0).wait();
   }
   for (const auto& [name, p] : parameters_) {
     if (p.requires_grad()) continue;  // those that are frozen lie in no bucket yet
     const Tensor dense = p.detach().contiguous();
+    const ProcessGroup::LabelScope label(*group_, Label(name));
     group_->broadcast({dense.data_ptr(), dense.numel(), dense.dtype(), dense.device()}, 0).wait();
     if (!p.is_contiguous()) p.data_tensor().copy_(dense);
   }
@@ -97,6 +106,7 @@ void DataParallel::broadcast_from_root() {
 
 void DataParallel::synchronize_buffers() {
   if (group_->size() == 1) return;
+  const ProcessGroup::LabelScope label(*group_, Label("buffers"));
   std::vector<Work> works;
   for (const auto& flat : flat_buffers_) works.push_back(group_->broadcast(flat.buffer, 0));
   for (Work& work : works) work.wait();
@@ -121,6 +131,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
     step_index_ = kNoStep;
   }
   std::exception_ptr failure;
+  set_activity(Phase::kBackward);
   const auto begin = Clock::now();
   reducer_->begin_pass(scope ? scope->at_ : 0);
   if (final) reducer_->begin();
@@ -152,19 +163,35 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
   }
   // The peers go on to the last micro-batch and wait there: tell them now.
   if (failure && !final) reducer_->begin();
-  if (final || failure) finish(failure);
+  if (final || failure) {
+    finish(failure);
+  } else {
+    set_activity(Phase::kStep);
+  }
+}
+
+void DataParallel::set_activity(Phase phase) const {
+  if (accumulation_ != nullptr) {
+    group_->set_activity(phase, step_index_);
+  } else {
+    group_->set_activity(phase);
+  }
 }
 
 void DataParallel::finish(const std::exception_ptr& failure) {
   const auto backward_done = Clock::now();
+  set_activity(Phase::kGradients);
   Reducer::Outcome outcome = reducer_->finish(static_cast<bool>(failure), losses_, step_index_);
   if (!outcome.same_step) throw_different_steps(failure);
   if (outcome.poisoned) throw_poisoned(failure);
+  if (outcome.non_finite) discard_non_finite();
   if (shard_buffers_) {
     shard_buffers_->finish();
   } else if (!plan_) {
     synchronize_buffers();
   }
+  check_lockstep_now_and_then();
+  set_activity(Phase::kStep);
   report(std::move(outcome), {backward_done, Clock::now()});
 }
 
@@ -224,6 +251,30 @@ void DataParallel::check_shards(const data::Step& step) const {
       "same number",
       step.index, fmt::join(actual, ", "), step.global_samples, group_->rank(), group_->size(),
       shards, range.begin, range.end - 1, shards);
+}
+
+// The same on every rank.
+void DataParallel::discard_non_finite() {
+  reducer_->discard();
+  if (options_.non_finite == NonFinite::kThrow) {
+    reducer_->finite_check().fail(*group_, step_name());
+  }
+  ++skipped_steps_;
+}
+
+void DataParallel::check_lockstep() const {
+  NamedTensors all;
+  for (const auto& [name, p] : parameters_) all.emplace_back("parameter " + name, p);
+  for (const auto& [name, t] : buffers_) all.emplace_back("buffer " + name, t);
+  for (const optim::Optimizer* optimizer : optimizers_) {
+    for (auto& named : optimizer_tensors(*optimizer, parameters_)) all.push_back(std::move(named));
+  }
+  distributed::check_lockstep(*group_, all, fmt::format("in {}", step_name()));
+}
+
+void DataParallel::check_lockstep_now_and_then() {
+  const int64_t every = options_.check_lockstep_every;
+  if (every > 0 && ++reductions_ % every == 0) check_lockstep();
 }
 
 // This rank's gradients were added to those of another step.

@@ -9,11 +9,13 @@
 #include <vector>
 
 #include "lockstep/data/step.h"
+#include "lockstep/distributed/finite_check.h"
 #include "lockstep/distributed/process_group.h"
 #include "lockstep/distributed/reducer.h"
 #include "lockstep/distributed/reduction_mode.h"
 #include "lockstep/engine/tensor/random.h"
 #include "lockstep/nn/module.h"
+#include "lockstep/optim/optimizer.h"
 
 namespace lockstep::distributed {
 
@@ -24,6 +26,8 @@ struct DataParallelOptions {
   int64_t virtual_shards = 0;                   // in mode bitwise; 0: as many as `reduction` says
   size_t first_bucket_bytes = size_t{1} << 20;  // small, so that communication starts early
   size_t bucket_bytes = size_t{25} << 20;       // a bucket closes once it has this many
+  NonFinite non_finite = NonFinite::kThrow;     // what is done about NaN and infinite gradients
+  int64_t check_lockstep_every = 1000;          // steps between checks of the replicas; 0: none
 };
 
 // Keeps the replicas of a model in lockstep: after each step's last backward every rank has the
@@ -66,6 +70,11 @@ struct DataParallelOptions {
 // ranks' differ all of them throw. A backward() outside accumulate() has no index: a rank that
 // skips one of those goes unnoticed until the ranks disagree on something else.
 //
+// A gradient that is NaN or infinite on one rank would spread to all of them; so each rank looks at
+// its own before they are summed, and by default (options.non_finite) every rank throws for that
+// step, naming parameter and rank. And every so many steps (options.check_lockstep_every) the ranks
+// compare hashes of their replicas.
+//
 // A parameter belongs to the DataParallel that was made over it last; an older one throws when it
 // is used again. The model must outlive this object. Afterwards its parameters stay where they are.
 class DataParallel {
@@ -93,6 +102,15 @@ class DataParallel {
   // themselves.
   void synchronize_buffers();
 
+  // Collective: throws DistributedError on every rank, naming ranks and tensor, unless all have the
+  // same bits in parameters, buffers and the state of the optimizers that are watched.
+  void check_lockstep() const;
+  // From now on the checks include the optimizer's state. It must live while backward() is used.
+  void watch(const optim::Optimizer& optimizer) { optimizers_.push_back(&optimizer); }
+
+  // Steps whose gradients were discarded because of NonFinite::kSkip.
+  int64_t skipped_steps() const { return skipped_steps_; }
+
   // In the order in which they are reduced; those of frozen parameters exist once needed.
   std::vector<const Bucket*> buckets() const { return reducer_->buckets(); }
   ProcessGroup& group() const { return *group_; }
@@ -108,10 +126,14 @@ class DataParallel {
   void check_shards(const data::Step& step) const;
   void report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait) const;
   void throw_poisoned(const std::exception_ptr& failure);
+  void discard_non_finite();
+  void check_lockstep_now_and_then();
   void throw_different_steps(const std::exception_ptr& failure);
   std::string step_name() const;
+  void set_activity(Phase phase) const;
 
   std::shared_ptr<ProcessGroup> group_;
+  const DataParallelOptions options_;
   NamedTensors parameters_, buffers_;
   std::shared_ptr<const NamedTensors> weights_;  // both, for the step's report
   std::unique_ptr<Reducer> reducer_;
@@ -120,8 +142,11 @@ class DataParallel {
     Buffer buffer;
   };
   std::vector<FlatBuffers> flat_buffers_;
-  std::shared_ptr<const CanonicalPlan> plan_;    // in mode bitwise, else null
-  std::unique_ptr<ShardBuffers> shard_buffers_;  // likewise, where there are buffers
+  std::shared_ptr<const CanonicalPlan> plan_;        // in mode bitwise, else null
+  std::unique_ptr<ShardBuffers> shard_buffers_;      // likewise, where there are buffers
+  std::vector<const optim::Optimizer*> optimizers_;  // watched
+  int64_t reductions_ = 0;
+  int64_t skipped_steps_ = 0;
 
   // The step under way.
   Accumulation* accumulation_ = nullptr;

@@ -13,7 +13,7 @@ namespace {
 
 // What the last bucket's trailer carries; behind it the high and low part of each term of the loss,
 // and for each place on how many ranks it is wanted.
-enum Extra : size_t { kStep, kStepSquare, kLoss };
+enum Extra : size_t { kStep, kStepSquare, kNonFinite, kLoss };
 
 // A double as two floats whose sum carries about 48 bits: trailers may be float32.
 void split(double value, double* high, double* low) {
@@ -41,7 +41,9 @@ class BusyTime {
 
 Reducer::Reducer(std::shared_ptr<ProcessGroup> group, const NamedTensors& parameters,
                  Options options)
-    : group_(std::move(group)), options_(std::move(options)) {
+    : group_(std::move(group)),
+      options_(std::move(options)),
+      finite_check_(options_.find_non_finite) {
   const auto reduction = options_.make_reduction();
   if (reduction->schedule() != nullptr) passes_apart_ = reduction->schedule()->size();
   plan(parameters);
@@ -98,7 +100,8 @@ void Reducer::make_bucket(Place& place) {
   const bool last = &place == &places_.back();
   const size_t extras = kLoss + 2 * options_.loss_terms + places_.size();
   place.bucket = std::make_unique<Bucket>(*group_, place.parameters, last ? extras : 0,
-                                          options_.make_reduction());
+                                          options_.make_reduction(),
+                                          static_cast<int>(&place - places_.data()));
   Bucket& bucket = *place.bucket;
   for (size_t e = 0; e < bucket.entries().size(); ++e) {
     const Tensor& p = bucket.entries()[e].parameter;
@@ -180,6 +183,7 @@ bool Reducer::is_wanted(const Place& place) {
 }
 
 void Reducer::begin_pass(size_t pass) {
+  if (passes_apart_ > 0 && pass == 0) finite_check_.begin();
   for (Place& place : places_) {
     if (pass == 0) place.passes.clear();
     if (place.bucket) place.bucket->open(pass, place.idle);
@@ -199,6 +203,7 @@ void Reducer::begin() {
   for (const Place& place : places_) {
     if (place.bucket) place.bucket->begin();
   }
+  if (passes_apart_ == 0) finite_check_.begin();
   next_ = 0;
   reducing_ = true;
 }
@@ -209,6 +214,9 @@ void Reducer::on_gradient(Bucket& bucket, size_t entry) {
                "[data_parallel] parameter {} got another gradient after its bucket had left for "
                "the all-reduce. Was it unfrozen, or backward() called, inside of backward?",
                bucket.entries()[entry].name);
+  if (reducing_ || passes_apart_ > 0) {
+    finite_check_.look(bucket.entries()[entry].name, bucket.entries()[entry].slot->view);
+  }
   bucket.collect(entry);
   if (reducing_ && bucket.mark_ready(entry)) launch_ready();
 }
@@ -220,7 +228,28 @@ void Reducer::launch_ready() {
     const Place& place = places_[next_];
     if (place.idle) continue;
     if (!place.bucket->all_ready()) return;
+    look_for_non_finite(place);
     place.bucket->launch(*group_, false);
+  }
+}
+
+// Gradients that only earlier micro-batches contributed to: no hook has looked at them in this one.
+void Reducer::look_for_non_finite(const Place& place) {
+  if (!place.bucket) {
+    for (size_t i = 0; i < place.parameters.size(); ++i) {
+      const auto& [name, p] = place.parameters[i];
+      if (p.grad().defined()) finite_check_.look(name, p.grad());
+      for (const auto& pass : place.passes) {
+        if (pass[i].defined()) finite_check_.look(name, pass[i]);
+      }
+    }
+    return;
+  }
+  for (const Bucket::Entry& entry : place.bucket->entries()) {
+    if (entry.slot->state == autograd::GradientSlot::State::kAccumulating &&
+        (!entry.ready || !entry.parameter.requires_grad())) {
+      finite_check_.look(entry.name, entry.slot->view);
+    }
   }
 }
 
@@ -249,6 +278,8 @@ Reducer::Outcome Reducer::finish(bool poisoned, const std::vector<double>& loss_
   for (size_t i = 0; i < places_.size(); ++i) {
     extras[wanted_at + i] = is_wanted(places_[i]) ? 1.0 : 0.0;
   }
+  for (size_t i = next_; i < places_.size(); ++i) look_for_non_finite(places_[i]);
+  extras[kNonFinite] = finite_check_.found() ? 1.0 : 0.0;
   launch_rest(poisoned, extras);
 
   Outcome outcome;
@@ -268,6 +299,7 @@ Reducer::Outcome Reducer::finish(bool poisoned, const std::vector<double>& loss_
   }
   outcome.same_step = marks_agree({last.extras[kStep], last.extras[kStepSquare]}, group_->size());
   outcome.poisoned = last.poisoned;
+  outcome.non_finite = last.extras[kNonFinite] > 0.0;
   std::vector<double> losses;
   for (size_t t = 0; t < loss_terms.size(); ++t) {
     losses.push_back(last.extras[kLoss + 2 * t] + last.extras[kLoss + 2 * t + 1]);

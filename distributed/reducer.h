@@ -7,6 +7,7 @@
 #include "lockstep/data/step.h"
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/bucket.h"
+#include "lockstep/distributed/finite_check.h"
 #include "lockstep/distributed/process_group.h"
 #include "lockstep/engine/autograd/hooks.h"
 
@@ -35,6 +36,7 @@ class Reducer {
     size_t first_bucket_bytes = 0, bucket_bytes = 0;
     MakeReduction make_reduction = make_all_reduction;
     size_t loss_terms = 1;  // a power of two
+    bool find_non_finite = true;
   };
   // Collective: makes the buckets and moves the parameters into them. Throws ValueError unless
   // those that require grad are leaves of float32 or float64, and there is at least one.
@@ -50,9 +52,10 @@ class Reducer {
   // Before the backward that is to be reduced: from now on complete buckets leave.
   void begin();
   struct Outcome {
-    bool same_step = true;  // all ranks gave the same step number
-    bool poisoned = false;  // on some rank; otherwise the gradients are there
-    double loss = 0.0;      // all terms, each summed over the ranks
+    bool same_step = true;    // all ranks gave the same step number
+    bool poisoned = false;    // on some rank; otherwise the gradients are there
+    bool non_finite = false;  // some rank's own gradients were: see finite_check()
+    double loss = 0.0;        // all terms, each summed over the ranks
     double communication_seconds = 0.0;
     std::vector<data::StepTimeline::AllReduce> all_reduces;
   };
@@ -60,6 +63,8 @@ class Reducer {
   Outcome finish(bool poisoned, const std::vector<double>& loss_terms, int64_t step_number);
   // No gradients anywhere.
   void discard();
+
+  const FiniteCheck& finite_check() const { return finite_check_; }
 
   std::vector<const Bucket*> buckets() const;  // without those that have never been needed
 
@@ -78,6 +83,7 @@ class Reducer {
   static bool is_wanted(const Place& place);
   void on_gradient(Bucket& bucket, size_t entry);
   void launch_ready();
+  void look_for_non_finite(const Place& place);
   void launch_rest(bool poisoned, const std::vector<double>& extras);
 
   std::shared_ptr<ProcessGroup> group_;
@@ -86,6 +92,7 @@ class Reducer {
   std::vector<Place> places_;
   NamedTensors unsupported_;  // frozen, of another dtype
   std::vector<autograd::HookHandle> hooks_;
+  FiniteCheck finite_check_;
   bool in_pass_ = false;
   bool reducing_ = false;  // in the backward that is to be reduced
   size_t next_ = 0;        // the first place that has not been launched

@@ -1,0 +1,94 @@
+#include "lockstep/distributed/finite_check.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "lockstep/distributed/agreement.h"
+#include "lockstep/distributed/finite_kernels.h"
+#include "lockstep/engine/tensor/check.h"
+
+namespace lockstep::distributed {
+namespace {
+
+constexpr size_t kNamed = 3;  // parameters per rank
+
+template <typename T>
+int64_t find(const Tensor& tensor) {
+  const T* data = tensor.data<T>();
+  const T* end = data + tensor.numel();
+  const T* at = std::find_if(data, end, [](T value) { return !std::isfinite(value); });
+  return at == end ? -1 : at - data;
+}
+
+bool all_finite(const Tensor& tensor) {
+  const cpu::FiniteKernels& kernels = cpu::finite_kernels();
+  if (tensor.dtype() == DType::kFloat64) {
+    return kernels.all_finite64(reinterpret_cast<const uint64_t*>(tensor.data<double>()),
+                                tensor.numel());
+  }
+  return kernels.all_finite32(reinterpret_cast<const uint32_t*>(tensor.data<float>()),
+                              tensor.numel());
+}
+
+double element(const Tensor& tensor, int64_t at) {
+  return tensor.dtype() == DType::kFloat64 ? tensor.data<double>()[at]
+                                           : double{tensor.data<float>()[at]};
+}
+
+}  // namespace
+
+int64_t first_non_finite(const Tensor& tensor) {
+  check(tensor.dtype() == DType::kFloat32 || tensor.dtype() == DType::kFloat64,
+        "[finite_check] float32 and float64 are supported, got {}", name_of(tensor.dtype()));
+  check(tensor.is_contiguous(), "[finite_check] the tensor must be contiguous, got strides {}",
+        tensor.strides().str());
+  if (tensor.numel() == 0 || all_finite(tensor)) return -1;
+  return tensor.dtype() == DType::kFloat64 ? find<double>(tensor) : find<float>(tensor);
+}
+
+void FiniteCheck::begin() { findings_.clear(); }
+
+void FiniteCheck::look(const std::string& parameter, const Tensor& gradient) {
+  if (!enabled_) return;
+  const Tensor dense = gradient.contiguous();
+  const int64_t at = first_non_finite(dense);
+  if (at < 0) return;
+  const bool known = std::any_of(findings_.begin(), findings_.end(), [&](const std::string& one) {
+    return one.starts_with(parameter + "\t");
+  });
+  if (known) return;
+  const double value = element(dense, at);
+  findings_.push_back(fmt::format("{}\t{} at element {}", parameter,
+                                  std::isnan(value) ? "nan"
+                                  : value > 0       ? "inf"
+                                                    : "-inf",
+                                  at));
+}
+
+void FiniteCheck::fail(ProcessGroup& group, const std::string& step) const {
+  std::string mine;
+  for (size_t i = 0; i < std::min(findings_.size(), kNamed); ++i) mine += findings_[i] + "\n";
+  if (findings_.size() > kNamed) mine += fmt::format("\t{}\n", findings_.size() - kNamed);
+  const auto texts = exchange_texts(group, mine);
+  std::string message;
+  for (size_t r = 0; r < texts.size(); ++r) {
+    for (size_t begin = 0; begin < texts[r].size();) {
+      const size_t tab = texts[r].find('\t', begin);
+      const size_t end = texts[r].find('\n', begin);
+      if (tab == std::string::npos || end == std::string::npos) break;  // cut
+      const std::string what = texts[r].substr(tab + 1, end - tab - 1);
+      message += message.empty() ? "" : ", ";
+      if (tab == begin) {
+        message += fmt::format("{} more on rank {}", what, r);
+      } else {
+        message += fmt::format("gradient of {} is not finite on rank {} ({})",
+                               texts[r].substr(begin, tab - begin), r, what);
+      }
+      begin = end + 1;
+    }
+  }
+  lockstep::fail<DistributedError>(
+      "[data_parallel] {} in {}. All gradients of the step are discarded", message, step);
+}
+
+}  // namespace lockstep::distributed

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lockstep/distributed/process_group.h"
+#include "lockstep/engine/tensor/tensor.h"
+
+namespace lockstep::distributed {
+
+// What is done about a gradient that is not finite (NaN or infinite) on some rank.
+enum class NonFinite : uint8_t {
+  kThrow,   // every rank throws for that step, naming parameter and rank; no gradients are left
+  kSkip,    // no gradients are left, so the optimizer's step() does nothing; counted
+  kIgnore,  // they are not looked for
+};
+
+// Index of the first element of a contiguous float32 or float64 tensor that is not finite, or -1.
+int64_t first_non_finite(const Tensor& tensor);
+
+// Looks at a rank's own gradients, as they become complete and lie in the cache: once they have
+// been summed over the ranks nobody can tell where a NaN came from.
+class FiniteCheck {
+ public:
+  explicit FiniteCheck(bool enabled) : enabled_(enabled) {}
+
+  void begin();  // a new reduction
+  void look(const std::string& parameter, const Tensor& gradient);
+  bool found() const { return !findings_.empty(); }
+
+  // Collective, on all ranks once one has found something: throws DistributedError with what all
+  // have found. `step` as in "step 31".
+  [[noreturn]] void fail(ProcessGroup& group, const std::string& step) const;
+
+ private:
+  bool enabled_;
+  std::vector<std::string> findings_;  // "fc.weight\tnan at element 17"
+};
+
+}  // namespace lockstep::distributed
