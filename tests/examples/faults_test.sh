@@ -16,6 +16,24 @@ limit=10  # seconds in which a job that fails must have ended
 start() { run_job "$limit" "$@"; }
 job() { start "${mpirun[@]}" -n "$1" "${program[@]}" --accumulate 2 --max-steps 200 "${@:2}"; }
 
+# diagnose <fault> <a rank that cannot speak, or -1> <what every other rank says>: on one node and
+# on several. Every rank that speaks leaves its last collectives behind.
+diagnose() {
+  local per_node rank
+  for per_node in "" 2 1; do
+    export LOCKSTEP_RANKS_PER_NODE=$per_node
+    rm -rf "$dir/logs"
+    job 3 --fault "$1" --watchdog 2 --log-dir "$dir/logs"
+    fails
+    every_rank_says 3 "$2" "$3"
+    for rank in 0 1 2; do
+      [ "$rank" -eq "$2" ] && continue
+      grep -q '"operation": "all_reduce"' "$dir/logs/lockstep-collectives-rank$rank.json" ||
+        complain "no record of rank $rank's collectives"
+    done
+  done
+}
+
 case $case in
   fine)
     limit=60  # nothing fails here, and sanitizers are slow
@@ -37,6 +55,47 @@ case $case in
     job 2 --fault shape
     fails
     every_rank_says 2 -1 'params\[0\] in this process with sizes \[64, 21\].*fc1.weight'
+    ;;
+  dtype)
+    job 3 --fault dtype
+    fails
+    every_rank_says 3 -1 '\[1\]: params\[2\] in this process .*fc2.weight float64.*fc2.weight float32.* on rank 0'
+    ;;
+  order)
+    diagnose order -1 "do not match in call [0-9]*: ranks 0, 2 call all_reduce.* \(step 3, bucket 0: fc3.bias\); rank 1 calls all_reduce.* \(step 3, bucket 0: judge.bias, judge.weight\)"
+    ;;
+  extra)
+    diagnose extra -1 "do not match in call [0-9]*: ranks 0, 2 call all_reduce.* \(step 3, bucket 0: fc3.bias\); rank 1 calls all_reduce\(sum\) of 1 float32 \(step 3\)"
+    ;;
+  leave)
+    diagnose leave -1 "do not match in call [0-9]*: ranks 0, 2 call all_reduce.* \(step 3, bucket 0: fc3.bias\); rank 1 calls all_reduce\(max\) of 4 float64 \(step 3, the job's report\)"
+    ;;
+  slow)
+    limit=15
+    for fault in sleep loop; do
+      diagnose $fault -1 "\(step 3, bucket 0: fc3.bias\), has waited for .*rank 1 has not arrived; its last call was [0-9]*, all_reduce.* \(step 2, .*; it has been in step 3 for"
+    done
+    ;;
+  stop)
+    limit=15
+    for per_node in "" 2 1; do
+      export LOCKSTEP_RANKS_PER_NODE=$per_node
+      job 3 --fault stop --watchdog 2
+      fails
+      every_rank_says 3 1 "\(step 3, bucket 0: fc3.bias\), has waited for .*rank 1 has not arrived"
+      if [ "$per_node" = 1 ]; then
+        says 'rank 1 has not arrived and does not answer; its last call was [0-9]*, all_reduce.*\(step 2, '
+      else
+        says 'rank 1 .*it has been in step 3 for .*, and its process is stopped'
+      fi
+    done
+    ;;
+  nan)
+    diagnose nan -1 'gradient of fc2.weight is not finite on rank 1 \(nan at element 17\) in step 3'
+    ;;
+  flip)
+    diagnose flip -1 'in step 4 the replicas are not in lockstep any more: parameter fc2.weight is not the same on all ranks: rank 1 has .* at element 17 where rank 0 has .*1 of 4096 elements differ.*; ranks 0, 2 agree'
+    diagnose flip-state -1 'parameter fc1.bias is not the same .*rank 1 has .*; ranks 0, 2 agree. Also momentum_buffer of fc1.bias'
     ;;
   data)
     job 2 --fault data --bad-data "$dir/nowhere"
