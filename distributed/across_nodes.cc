@@ -16,7 +16,7 @@ namespace {
 
 enum Tag : int { kPartial = 1, kResult = 2, kPart = 3 };
 
-constexpr int kWindow = 32;  // pieces under way in each direction
+constexpr int kWindow = 32;                          // pieces under way in each direction
 constexpr size_t kLargestMessage = size_t{1} << 30;  // MPI counts are ints
 
 }  // namespace
