@@ -26,11 +26,13 @@ inline std::set<std::string> functions_of(const std::filesystem::path& header,
   return names;
 }
 
-// Those of tensor.h and of every header in ops/ of the engine's sources.
+// Those of tensor.h and of every public header in ops/ of the engine's sources.
 inline std::set<std::string> declared_functions(const std::filesystem::path& engine) {
+  const std::set<std::string> internal = {"layout.h", "half.h", "pointwise_kernel.h", "functors.h"};
   std::set<std::string> names = functions_of(engine / "tensor/tensor.h", "  ");
   for (const auto& entry : std::filesystem::directory_iterator(engine / "ops")) {
-    if (entry.path().extension() == ".h") names.merge(functions_of(entry.path(), ""));
+    if (entry.path().extension() != ".h" || internal.count(entry.path().filename())) continue;
+    names.merge(functions_of(entry.path(), ""));
   }
   return names;
 }

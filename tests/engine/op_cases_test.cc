@@ -2,11 +2,7 @@
 #include "engine/op_cases.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
-#include <regex>
 #include <set>
 
 #include <gtest/gtest.h>
@@ -16,6 +12,7 @@
 #include "lockstep/engine/autograd/gradcheck.h"
 #include "lockstep/engine/ops/ops.h"
 
+#include "engine/declared_ops.h"
 #include "engine/op_case_groups.h"
 #include "golden/golden.h"
 
@@ -148,26 +145,9 @@ TEST_P(OpTest, Gradgradcheck) {
 INSTANTIATE_TEST_SUITE_P(Table, OpTest, ::testing::ValuesIn(all_op_cases()),
                          [](const auto& info) { return info.param.id(); });
 
-// The functions that a header declares with a tensor, or several, as result: at the start of a
-// line, or for members behind the indentation of a class.
-std::set<std::string> declared_ops(const std::filesystem::path& header, const std::string& indent) {
-  std::ifstream file(header);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  const std::regex declaration(
-      "(?:^|\n)" + indent +
-      "(?:inline )?(?:const "
-      ")?(?:Tensor&?|ValuesAndIndices|(?:::)?std::vector<Tensor>)\\s+(\\w+)\\(");
-  std::set<std::string> names;
-  for (std::sregex_iterator at(text.begin(), text.end(), declaration), end; at != end; ++at) {
-    if ((*at)[1] != "operator") names.insert((*at)[1]);
-  }
-  return names;
-}
-
 // What needs a row: every declared op.
 std::set<std::string> wanted_rows() {
-  const std::filesystem::path engine = LOCKSTEP_SOURCE_DIR "/engine";
-  std::set<std::string> declared = declared_ops(engine / "tensor/tensor.h", "  ");
+  std::set<std::string> declared = declared_functions(LOCKSTEP_SOURCE_DIR "/engine");
   // Members without values to check, or whose values are random; members that are functions of
   // another name; and the in-place forms that inplace_forms_test.cc has.
   for (const char* name :
@@ -176,11 +156,6 @@ std::set<std::string> wanted_rows() {
         "log_",     "sqrt_",       "rsqrt_",         "sin_",   "cos_",       "tanh_",
         "sigmoid_", "relu_",       "clamp_",         "pow_",   "reciprocal_"}) {
     EXPECT_EQ(declared.erase(name), 1u) << name << " is not declared any more";
-  }
-  const std::set<std::string> internal = {"layout.h", "half.h", "pointwise_kernel.h", "functors.h"};
-  for (const auto& entry : std::filesystem::directory_iterator(engine / "ops")) {
-    if (entry.path().extension() != ".h" || internal.count(entry.path().filename())) continue;
-    declared.merge(declared_ops(entry.path(), ""));
   }
   declared.erase("pow_");
   return declared;
