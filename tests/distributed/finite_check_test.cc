@@ -46,14 +46,15 @@ TEST(FirstNonFinite, FindsEveryPosition) {
   EXPECT_THROW(first_non_finite(zeros({3}, {DType::kInt64})), ValueError);
 }
 
-// One step of three ranks with `accumulate` micro-batches each; on rank 2, in micro-batch `bad` of
-// its own, the gradient of `parameter` becomes `value` at `element`. What it throws, if anything.
+// On the last rank, in that micro-batch of its own, the gradient of `parameter` becomes `value` at
+// `element`.
 struct Fault {
   Tensor parameter;
   int64_t element;
   double value;
   int64_t micro;
 };
+// One step with `accumulate` micro-batches per rank. What it throws, if anything.
 std::string step_with(DataParallel& replicas, Net& net, int64_t inputs, int64_t index,
                       int64_t accumulate, const std::vector<Fault>& faults) {
   ProcessGroup& group = replicas.group();
@@ -64,7 +65,7 @@ std::string step_with(DataParallel& replicas, Net& net, int64_t inputs, int64_t 
     for (auto& m : replicas.accumulate(step)) {
       std::vector<autograd::HookHandle> hooks;
       for (const Fault& fault : faults) {
-        if (group.rank() != 2 || fault.micro != k) continue;
+        if (group.rank() + 1 != group.size() || fault.micro != k) continue;
         hooks.push_back(fault.parameter.register_hook([&fault](const Tensor& gradient) {
           const Tensor changed = gradient.clone();
           changed.data<float>()[fault.element] = static_cast<float>(fault.value);
@@ -143,6 +144,30 @@ TEST(NonFiniteGradients, AreFoundWhereTheLastMicroBatchAddsNothing) {
     EXPECT_NE(text.find("gradient of first is not finite on rank 0 (nan at element 0) in step 5"),
               std::string::npos)
         << text;
+    ++noticed;
+  });
+  EXPECT_EQ(noticed, 2);
+}
+
+// In mode bitwise each micro-batch's gradients are apart.
+TEST(NonFiniteGradients, AreFoundInEveryShard) {
+  std::atomic<int> noticed = 0;
+  run_thread_ranks(2, [&](ProcessGroup& group) {
+    const auto net = make_net<Mlp>(DType::kFloat32);
+    DataParallel replicas(*net, share_of(group),
+                          {.reduction = ReductionMode::kBitwise, .virtual_shards = 4});
+    for (int64_t bad = 0; bad < 2; ++bad) {
+      const std::string text =
+          step_with(replicas, *net, Mlp::kInput, bad, 2, {{net->fc2.weight, 17, kNan, bad}});
+      EXPECT_NE(text.find("gradient of fc2.weight is not finite on rank 1 (nan at element 17) in "
+                          "step " +
+                          std::to_string(bad) + "."),
+                std::string::npos)
+          << text;
+      expect_no_gradients(*net);
+      EXPECT_EQ(step_with(replicas, *net, Mlp::kInput, 10 + bad, 2, {}), "");
+      EXPECT_EQ(first_non_finite(net->fc2.weight.grad()), -1);
+    }
     ++noticed;
   });
   EXPECT_EQ(noticed, 2);
