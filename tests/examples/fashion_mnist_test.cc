@@ -188,8 +188,8 @@ TEST(Bitwise, RefusesAMixtureOfInstructionSets) {
 
 // As the README runs it.
 TEST(LongBitwise, TwoHundredStepsOfEveryModel) {
-  const std::vector<std::pair<int, int>> all = {{1, 1}, {1, 2}, {2, 1}, {2, 2}, {3, 1}, {3, 2},
-                                                {4, 1}, {4, 2}, {5, 1}, {5, 2}, {8, 1}, {8, 2}};
+  const std::vector<std::pair<int, int>> all = {{1, 1}, {1, 2}, {2, 2}, {3, 1},
+                                                {4, 2}, {5, 1}, {8, 1}};
   for (const char* model : {"mlp", "cnn_bn"}) {
     expect_same_weights(
         FASHION_MNIST, "--virtual-shards 16 --max-steps 200 --seed 7 --model " + std::string(model),
