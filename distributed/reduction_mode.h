@@ -14,10 +14,8 @@ enum class ReductionMode : uint8_t {
 
 // A mode, and what it needs to know. A mode alone is one, too.
 struct ReductionChoice {
-  // NOLINTNEXTLINE(google-explicit-constructor)
   constexpr ReductionChoice(ReductionMode chosen = ReductionMode::kRepeatable, int64_t shards = 16)
       : mode(chosen), virtual_shards(shards) {}
-  // NOLINTNEXTLINE(google-explicit-constructor)
   constexpr operator ReductionMode() const { return mode; }
 
   ReductionMode mode;
