@@ -230,7 +230,8 @@ const Tensor& Tensor::copy_(const Tensor& source) const {
   }
   autograd::check_inplace(*this);
   Ptr<CopyBackwards> node;
-  if (autograd::grad_enabled() && (requires_grad() || source.requires_grad())) {
+  if (is_floating(dtype()) && autograd::grad_enabled() &&
+      (requires_grad() || source.requires_grad())) {
     autograd::check_view_write(*this);
     node = make_ptr<CopyBackwards>();
     node->add_edge(autograd::gradient_edge(*this));

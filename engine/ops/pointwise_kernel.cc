@@ -5,6 +5,7 @@
 
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/half.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
@@ -137,6 +138,28 @@ void launch(PointwiseOp op, DType dtype, const Tensor& out, std::span<const Tens
 
 bool is_comparison(PointwiseOp op) { return op >= PointwiseOp::k_eq && op <= PointwiseOp::k_ge; }
 
+// Whether a number's nearest neighbour in the tensor's dtype is meant: 0.1 equals the 16-bit 0.1.
+// What is computed with, on the other hand, keeps its precision until the result is rounded.
+bool rounds_operands(PointwiseOp op) {
+  switch (op) {
+    case PointwiseOp::k_maximum:
+    case PointwiseOp::k_minimum:
+    case PointwiseOp::k_clamp:
+    case PointwiseOp::k_clamp_backward:
+    case PointwiseOp::k_hardtanh:
+    case PointwiseOp::k_hardtanh_backward:
+      return true;
+    default:
+      return is_comparison(op);
+  }
+}
+
+double rounded(double x, DType dtype) {
+  const auto narrow = static_cast<float>(x);
+  return dtype == DType::kBFloat16 ? static_cast<float>(static_cast<BFloat16>(narrow))
+                                   : static_cast<float>(static_cast<Float16>(narrow));
+}
+
 // Arithmetic that truth values have too: "or" for sums and maxima, "and" for products and minima.
 // It is computed in bytes.
 bool has_truths(PointwiseOp op) {
@@ -176,8 +199,8 @@ DTypes dtypes_of_unary(PointwiseOp op, DTypes dtypes, double p, double q) {
 }
 
 template <size_t kInputs>
-Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
-           const std::array<Operand, kInputs>& operands, double p, double q, const Tensor* self) {
+Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, kInputs> operands,
+           double p, double q, const Tensor* self) {
   const autograd::NoGrad no_grad;
   DType result;
   Dims sizes;
@@ -212,7 +235,19 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes,
   // Whatever is true counts once.
   if (op == PointwiseOp::k_add_scaled && result == DType::kBool) p = p != 0;
   // where's condition is bool whatever the values are; everything computes in one dtype.
-  std::array<Tensor, kInputs> converted;
+  std::array<Tensor, kInputs> converted, rounded_tensors;
+  if (is_half(result) && rounds_operands(op)) [[unlikely]] {
+    p = rounded(p, result);
+    q = rounded(q, result);
+    for (size_t i = 0; i < kInputs; ++i) {
+      if (!operands[i].is_tensor()) {
+        operands[i] = Scalar(rounded(operands[i].scalar().template to<double>(), result));
+      } else if (operands[i].tensor().dtype() != result) {
+        rounded_tensors[i] = operands[i].tensor().to(result);
+        operands[i] = rounded_tensors[i];
+      }
+    }
+  }
   std::array<const Tensor*, kInputs> inputs{};
   const Tensor* shape_giver = nullptr;
   for (size_t i = 0; i < kInputs; ++i) {

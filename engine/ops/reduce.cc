@@ -95,8 +95,9 @@ struct ExtremeBackward1 final : OpNode<2> {
     const Tensor x = saved(0);
     const Tensor y = saved(1);
     const bool nan = std::isnan(y.to(DType::kFloat64).item());  // of which all NaNs have a share
-    const Tensor mask = (nan ? ne(x, x) : eq(x, y)).to(x.dtype());
-    results[0] = mul(mask, div(gradients[0], sum(mask)));
+    const Tensor mask = nan ? ne(x, x) : eq(x, y);
+    // Selected, not multiplied: an infinite gradient concerns the extremes only.
+    results[0] = where(mask, div(gradients[0], sum(mask.to(x.dtype()))), 0);
   }
 };
 

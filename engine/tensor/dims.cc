@@ -58,7 +58,7 @@ Dims contiguous_strides(const Dims& sizes) {
 Dims broadcast_shapes(const Dims& a, const Dims& b) {
   const int dims = std::max(a.size(), b.size());
   Dims out = Dims::filled(dims, 1);
-  for (int d = 0; d < dims; ++d) {
+  for (int d = dims - 1; d >= 0; --d) {  // the last dimension that does not match is named
     const int da = d - (dims - a.size());
     const int db = d - (dims - b.size());
     const int64_t na = da >= 0 ? a[da] : 1;

@@ -147,4 +147,49 @@ TEST(EdgeValues, GroupsThatDoNotDivideTheChannels) {
 }
 
 }  // namespace
+
+TEST(EdgeValues, SixteenBitNumbersMeetTheirBoundsAsRounded) {
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    const Tensor h = tensor({0.1}, {.dtype = dtype});
+    const Tensor wide = tensor(0.1, {.dtype = DType::kFloat64});
+    EXPECT_TRUE((h == 0.1).to(DType::kFloat32).item() == 1 &&
+                (h <= 0.1).to(DType::kFloat32).item());
+    EXPECT_EQ((h > 0.1).to(DType::kFloat32).item(), 0);
+    EXPECT_EQ((h == wide).to(DType::kFloat32).item(), 1);
+    const auto slope = [&](const std::function<Tensor(const Tensor&)>& f) {
+      const Tensor x = tensor({0.1}, {.requires_grad = true, .dtype = dtype});
+      f(x).sum().backward();
+      return x.grad().to(DType::kFloat32).item();
+    };
+    EXPECT_EQ(slope([](const Tensor& x) { return clamp(x, 0.0, 0.1); }), 1);
+    EXPECT_EQ(slope([](const Tensor& x) { return clamp_max(x, 0.1); }), 1);
+    EXPECT_EQ(slope([](const Tensor& x) { return maximum(x, 0.1); }), 0.5);
+    EXPECT_EQ(slope([&](const Tensor& x) { return minimum(x, wide); }), 0.5);
+  }
+}
+
+TEST(EdgeValues, AnInfiniteGradientConcernsTheExtremesOnly) {
+  const Tensor x = tensor({0.0, 1.0}, {.requires_grad = true});
+  sqrt(min(x)).backward();
+  EXPECT_EQ(x.grad().select(0, 0).item(), INFINITY);
+  EXPECT_EQ(x.grad().select(0, 1).item(), 0);
+}
+
+TEST(EdgeValues, IntegersTakeNoHistoryFromWhatIsCopied) {
+  const Tensor x = tensor({1.5, 2.0}, {.requires_grad = true});
+  for (const DType dtype : {DType::kInt64, DType::kBool, DType::kUInt8}) {
+    const Tensor into = zeros({2}, {.dtype = dtype});
+    into.copy_(x);
+    EXPECT_FALSE(into.requires_grad());
+    into.select(0, 0).copy_(x.select(0, 0));
+    EXPECT_FALSE(into.requires_grad());
+  }
+}
+
+TEST(EdgeValues, TheLastDimensionThatDoesNotMatchIsNamed) {
+  EXPECT_ERROR(ones({2, 3}) + ones({3, 2}),
+               "The size of tensor a (3) must match the size of tensor b (2) at non-singleton "
+               "dimension 1");
+}
+
 }  // namespace lockstep::testing
