@@ -26,6 +26,18 @@ LOCKSTEP_HD T bound(double p) {
   return static_cast<T>(p);
 }
 
+// What T's sums and products are computed in: integers wrap, which signed ones may not.
+template <typename T, bool kInteger = std::is_integral_v<T> && !std::is_same_v<T, bool>>
+struct WrappingType {
+  using Type = T;
+};
+template <typename T>
+struct WrappingType<T, true> {
+  using Type = std::make_unsigned_t<T>;
+};
+template <typename T>
+using Wrapping = typename WrappingType<T>::Type;
+
 // NOLINTBEGIN(readability-identifier-naming): functors bear the names of their ops
 
 #define LOCKSTEP_UNARY_FUNCTOR(op, expression)                     \
@@ -33,6 +45,7 @@ LOCKSTEP_HD T bound(double p) {
     template <typename T>                                          \
     LOCKSTEP_HD static T apply(T x, [[maybe_unused]] double p = 0, \
                                [[maybe_unused]] double q = 0) {    \
+      using W [[maybe_unused]] = Wrapping<T>;                      \
       return static_cast<T>(expression);                           \
     }                                                              \
   };
@@ -41,6 +54,7 @@ LOCKSTEP_HD T bound(double p) {
     template <typename T>                                               \
     LOCKSTEP_HD static T apply(T a, T b, [[maybe_unused]] double p = 0, \
                                [[maybe_unused]] double q = 0) {         \
+      using W [[maybe_unused]] = Wrapping<T>;                           \
       return static_cast<T>(expression);                                \
     }                                                                   \
   };
@@ -52,8 +66,8 @@ LOCKSTEP_HD T bound(double p) {
     }                                                                 \
   };
 
-LOCKSTEP_UNARY_FUNCTOR(neg, -x)
-LOCKSTEP_UNARY_FUNCTOR(abs, x < T(0) ? -x : x + T(0))  // -0 becomes 0
+LOCKSTEP_UNARY_FUNCTOR(neg, -W(x))
+LOCKSTEP_UNARY_FUNCTOR(abs, x < T(0) ? T(-W(x)) : T(x + T(0)))  // -0 becomes 0
 LOCKSTEP_UNARY_FUNCTOR(sign, T(x > T(0)) - T(x < T(0)))
 LOCKSTEP_UNARY_FUNCTOR(exp, math::exp(x))
 LOCKSTEP_UNARY_FUNCTOR(log, std::log(x))
@@ -95,8 +109,9 @@ LOCKSTEP_UNARY_FUNCTOR(gelu_tanh,
 struct pow_scalar {
   template <typename T>
   LOCKSTEP_HD static T apply(T x, double p, double = 0) {
-    if (p == 2.0) return x * x;
-    if (p == 3.0) return x * x * x;
+    using W = Wrapping<T>;
+    if (p == 2.0) return static_cast<T>(W(x) * W(x));
+    if (p == 3.0) return static_cast<T>(W(x) * W(x) * W(x));
     if (p == 1.0) return x;
     if constexpr (std::is_floating_point_v<T>) {
       if (p == 0.5) return std::sqrt(x);  // as PyTorch; differs at -0 and -inf
@@ -105,18 +120,18 @@ struct pow_scalar {
     } else {
       T result = 1;
       for (int64_t n = static_cast<int64_t>(p); n > 0; n >>= 1) {
-        if (n & 1) result = static_cast<T>(result * x);
-        x = static_cast<T>(x * x);
+        if (n & 1) result = static_cast<T>(W(result) * W(x));
+        x = static_cast<T>(W(x) * W(x));
       }
       return result;
     }
   }
 };
 
-LOCKSTEP_BINARY_FUNCTOR(add, a + b)
-LOCKSTEP_BINARY_FUNCTOR(add_scaled, a + T(p) * b)
-LOCKSTEP_BINARY_FUNCTOR(sub, a - b)
-LOCKSTEP_BINARY_FUNCTOR(mul, a* b)
+LOCKSTEP_BINARY_FUNCTOR(add, W(a) + W(b))
+LOCKSTEP_BINARY_FUNCTOR(add_scaled, W(a) + W(T(p)) * W(b))
+LOCKSTEP_BINARY_FUNCTOR(sub, W(a) - W(b))
+LOCKSTEP_BINARY_FUNCTOR(mul, W(a) * W(b))
 LOCKSTEP_BINARY_FUNCTOR(div, a / b)
 LOCKSTEP_BINARY_FUNCTOR(maximum, a != a ? a : (a > b ? a : b))
 LOCKSTEP_BINARY_FUNCTOR(minimum, a != a ? a : (a < b ? a : b))
