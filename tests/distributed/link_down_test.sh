@@ -13,10 +13,7 @@ hosts_possible || exit 77
 trap 'kill_job; hosts_down; rm -rf "$dir"' EXIT
 hosts_up 2 || exit 1
 
-# Everything that was started with $dir in its environment.
-kill_job() {
-  grep -lsF "LOCKSTEP_TEST_JOB=$dir" /proc/[0-9]*/environ | cut -d/ -f3 | xargs -r kill -9 2> /dev/null
-}
+kill_job() { job_processes | xargs -r kill -9 2> /dev/null; }
 ranks_alive() {
   local pid alive=0
   while read -r pid _; do

@@ -21,6 +21,9 @@ complain() {
   failures=$((failures + 1))
 }
 
+# The processes of the job: those with $dir in their environment.
+job_processes() { grep -lsF "LOCKSTEP_TEST_JOB=$dir" /proc/[0-9]*/environ | cut -d/ -f3; }
+
 # Keeps $code, $took, $dir/out and $dir/err.
 run_job() {
   local limit=$1 begin=$SECONDS
@@ -41,9 +44,8 @@ run_job() {
 check_nothing_is_left() {
   local left pid job file
   [ -s "$dir/ranks" ] || complain "no process was recorded"
-  # Processes of the job carry $dir in their environment; they may take a moment to go.
-  for _ in 1 2 3 4 5 6 7 8 9 10; do
-    left=$(grep -lsF "LOCKSTEP_TEST_JOB=$dir" /proc/[0-9]*/environ | wc -l)
+  for _ in 1 2 3 4 5 6 7 8 9 10; do  # they may take a moment to go
+    left=$(job_processes | wc -l)
     [ "$left" -eq 0 ] && break
     sleep 0.2
   done
