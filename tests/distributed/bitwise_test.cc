@@ -1,35 +1,19 @@
 // Reduction mode bitwise with ranks as threads.
-#include <atomic>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
 
-#include "lockstep/distributed/threads_group.h"
-
 #include "bitwise_cases.h"
+#include "thread_ranks.h"
 
 namespace lockstep::distributed::testing {
 namespace {
 
-using Parameters = std::tuple<int, Case>;
+class BitwiseThreadRanks : public ::testing::TestWithParam<ThreadRanksParameters> {};
 
-class BitwiseThreadRanks : public ::testing::TestWithParam<Parameters> {};
-
-TEST_P(BitwiseThreadRanks, IsOneProcess) {
-  const auto& [size, test] = GetParam();
-  std::atomic<int> ended = 0;
-  run_thread_ranks(size, [&](ProcessGroup& group) {
-    test.run(group);
-    ++ended;
-  });
-  EXPECT_EQ(ended, size);
-}
-
-std::string case_name(const ::testing::TestParamInfo<Parameters>& info) {
-  return std::string(std::get<1>(info.param).name) + "_" + std::to_string(std::get<0>(info.param));
-}
+TEST_P(BitwiseThreadRanks, IsOneProcess) { run_on_thread_ranks(GetParam()); }
 
 INSTANTIATE_TEST_SUITE_P(All, BitwiseThreadRanks,
                          ::testing::Combine(::testing::Values(1, 2, 3, 5),

@@ -4,16 +4,11 @@
 #include <string>
 #include <vector>
 
-#include "lockstep/distributed/process_group.h"
+#include "case.h"
 
 // What every process group has to do, whatever it is made of. A case is run by all ranks at once,
 // each with its own group; it leaves the group usable unless it is among the breaking ones.
 namespace lockstep::distributed::testing {
-
-struct Case {
-  const char* name;
-  void (*run)(ProcessGroup& group);
-};
 
 const std::vector<Case>& conformance_cases();
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -158,6 +159,10 @@ inline data::Step make_step(const Samples& all, int rank, int world, int64_t acc
 
 // -- training
 
+inline constexpr DataParallelOptions kOneBucket{};
+inline constexpr DataParallelOptions kSmallBuckets{.first_bucket_bytes = 64, .bucket_bytes = 200};
+inline constexpr DataParallelOptions kBucketEach{.first_bucket_bytes = 1, .bucket_bytes = 1};
+
 // Groups are handed to the cases by reference; DataParallel wants to share them.
 inline std::shared_ptr<ProcessGroup> share_of(ProcessGroup& group) {
   return {std::shared_ptr<void>(), &group};
@@ -225,6 +230,15 @@ inline std::vector<uint8_t> bits_of(const NamedTensors& tensors) {
                 data + static_cast<size_t>(dense.numel()) * size_of(dense.dtype()));
   }
   return bits;
+}
+
+inline void expect_error(const std::function<void()>& act, const std::string& part) {
+  try {
+    act();
+    ADD_FAILURE() << "no error: " << part;
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  }
 }
 
 // Every rank holds what rank 0 holds.

@@ -1,34 +1,17 @@
 // DataParallel with ranks as threads.
 #include "lockstep/distributed/data_parallel.h"
 
-#include <atomic>
-
 #include <gtest/gtest.h>
 
-#include "lockstep/distributed/threads_group.h"
-
 #include "data_parallel_cases.h"
+#include "thread_ranks.h"
 
 namespace lockstep::distributed::testing {
 namespace {
 
-using Parameters = std::tuple<int, Case>;
+class ThreadRanks : public ::testing::TestWithParam<ThreadRanksParameters> {};
 
-std::string case_name(const ::testing::TestParamInfo<Parameters>& info) {
-  return std::string(std::get<1>(info.param).name) + "_" + std::to_string(std::get<0>(info.param));
-}
-
-class ThreadRanks : public ::testing::TestWithParam<Parameters> {};
-
-TEST_P(ThreadRanks, DataParallel) {
-  const auto& [size, test] = GetParam();
-  std::atomic<int> ended = 0;
-  run_thread_ranks(size, [&](ProcessGroup& group) {
-    test.run(group);
-    ++ended;
-  });
-  EXPECT_EQ(ended, size);
-}
+TEST_P(ThreadRanks, DataParallel) { run_on_thread_ranks(GetParam()); }
 
 INSTANTIATE_TEST_SUITE_P(All, ThreadRanks,
                          ::testing::Combine(::testing::Values(1, 2, 3, 4),

@@ -16,10 +16,6 @@
 namespace lockstep::distributed::testing {
 namespace {
 
-constexpr DataParallelOptions kOneBucket{};
-constexpr DataParallelOptions kSmallBuckets{.first_bucket_bytes = 64, .bucket_bytes = 200};
-constexpr DataParallelOptions kBucketEach{.first_bucket_bytes = 1, .bucket_bytes = 1};
-
 // The sets of frozen parameters by which a schedule goes.
 std::vector<std::vector<std::string>> schedules() {
   return {{"fc1", "", "", "fc1", "fc1", "", ""},

@@ -1,11 +1,9 @@
 // DataParallel on random models, with ranks as threads.
 #include "random_models.h"
 
-#include <atomic>
-
 #include <gtest/gtest.h>
 
-#include "lockstep/distributed/threads_group.h"
+#include "thread_ranks.h"
 
 namespace lockstep::distributed::testing {
 namespace {
@@ -13,12 +11,7 @@ namespace {
 class RandomModels : public ::testing::TestWithParam<int> {};
 
 TEST_P(RandomModels, HaveTheGradientsOfOneProcess) {
-  std::atomic<int> ended = 0;
-  run_thread_ranks(GetParam(), [&](ProcessGroup& group) {
-    train_random_models(group);
-    ++ended;
-  });
-  EXPECT_EQ(ended, GetParam());
+  run_on_thread_ranks(GetParam(), train_random_models);
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, RandomModels, ::testing::Values(2, 3, 4));
