@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 
@@ -42,7 +43,10 @@ Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extra
   const autograd::NoGrad no_grad;
   for (Entry& entry : entries_) {
     const Tensor home = place(entry, parameter_memory_);
+    const uint32_t version = entry.parameter.version();
     home.copy_(entry.parameter);
+    // Graphs that are still to be walked have saved the parameter, and would miss a version.
+    while (home.version() < version) autograd::bump_version(home);
     entry.parameter.set_data(home);
     entry.slot = std::make_shared<autograd::GradientSlot>();
     for (int s = 0; s < reduction_->slots(); ++s) {

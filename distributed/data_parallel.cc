@@ -40,6 +40,7 @@ DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
   verify_same_model(*group_, parameters_, buffers_);
   Reducer::Options reducer{options.first_bucket_bytes, options.bucket_bytes};
   reducer.find_non_finite = options.non_finite != NonFinite::kIgnore;
+  reducer.learn_order = options.learn_order;
   if (plan_) {
     verify_same_text(*group_,
                      "[data_parallel] the ranks would not compute the same bits, which reduction "

@@ -28,6 +28,7 @@ struct DataParallelOptions {
   size_t bucket_bytes = size_t{25} << 20;       // a bucket closes once it has this many
   NonFinite non_finite = NonFinite::kThrow;     // what is done about NaN and infinite gradients
   int64_t check_lockstep_every = 1000;          // steps between checks of the replicas; 0: none
+  bool learn_order = true;                      // of the buckets, from the first step
 };
 
 // Keeps the replicas of a model in lockstep: after each step's last backward every rank has the
@@ -48,6 +49,12 @@ struct DataParallelOptions {
 // group's memory (bucket.h). During the last micro-batch's backward a bucket is all-reduced as soon
 // as it and the buckets before it are complete (reducer.h), on the group's communication thread,
 // while backward goes on.
+//
+// Buckets begin in reverse registration order. After the first step that ends well they are cut
+// anew, once, in the order in which rank 0's gradients arrived (options.learn_order; a world of one
+// has nothing to gain by it). Results do not depend on it, and parameters and gradients keep their
+// values and optimizers theirs; but memory moves: a p.grad(), p.detach() or other view of a
+// parameter that was taken before the end of that step's backward goes on seeing the old memory.
 //
 // A parameter that gets no gradient on some ranks counts as zero there; one that gets none anywhere
 // keeps its grad() undefined. Parameters may be frozen and unfrozen at any time, on some ranks

@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/gradient_slot.h"
 #include "lockstep/engine/tensor/check.h"
 
@@ -43,35 +44,29 @@ Reducer::Reducer(std::shared_ptr<ProcessGroup> group, const NamedTensors& parame
                  Options options)
     : group_(std::move(group)),
       options_(std::move(options)),
-      finite_check_(options_.find_non_finite) {
+      parameters_(parameters),
+      homes_(parameters.size()),
+      finite_check_(options_.find_non_finite),
+      learning_(options_.learn_order && group_->size() > 1) {
   const auto reduction = options_.make_reduction();
   if (reduction->schedule() != nullptr) passes_apart_ = reduction->schedule()->size();
-  plan(parameters);
+  plan();
   for (Place& place : places_) {
     if (!place.idle) make_bucket(place);
   }
 }
 
-// Places of one dtype each, filled in reverse registration order, frozen parameters apart; each
-// closes when it is full. The last place is one with parameters that require grad.
-void Reducer::plan(const NamedTensors& parameters) {
-  struct Open {
-    NamedTensors parameters;
-    size_t bytes = 0;
-  };
-  std::map<std::pair<DType, bool>, Open> all_open;
-  bool first = true;
-  const auto close = [&](Open& open, bool frozen) {
-    places_.push_back({std::move(open.parameters), frozen, nullptr});
-    open = {};
-    if (!frozen) first = false;
-  };
-  for (size_t i = parameters.size(); i-- > 0;) {
-    const auto& [name, p] = parameters[i];
+// The first places, in reverse registration order, frozen parameters apart. The last place is one
+// with parameters that require grad.
+void Reducer::plan() {
+  std::vector<size_t> order;
+  std::vector<bool> all_frozen(parameters_.size());
+  for (size_t i = parameters_.size(); i-- > 0;) {
+    const auto& [name, p] = parameters_[i];
     const bool frozen = !p.requires_grad();
     const bool supported = p.dtype() == DType::kFloat32 || p.dtype() == DType::kFloat64;
     if (frozen && !supported) {
-      unsupported_.push_back(parameters[i]);
+      unsupported_.push_back(parameters_[i]);
       continue;
     }
     check(p.is_leaf(), "[data_parallel] parameter {} is not a leaf", name);
@@ -81,19 +76,112 @@ void Reducer::plan(const NamedTensors& parameters) {
       autograd::clear_gradient_slot(p);
       p.set_grad({});
     }
+    all_frozen[i] = frozen;
+    order.push_back(i);
+  }
+  places_ = fill(order, all_frozen);
+  const auto last = std::find_if(places_.rbegin(), places_.rend(),
+                                 [](const Place& place) { return !place.idle; });
+  check(last != places_.rend(), "[data_parallel] no parameter of the model requires a gradient");
+  std::rotate(last.base() - 1, last.base(), places_.end());
+}
+
+// Places of one dtype each, filled in the given order, frozen parameters apart; each closes when it
+// is full.
+std::vector<Reducer::Place> Reducer::fill(const std::vector<size_t>& order,
+                                          const std::vector<bool>& all_frozen) const {
+  struct Open {
+    Place place;
+    size_t bytes = 0;
+  };
+  std::vector<Place> places;
+  std::map<std::pair<DType, bool>, Open> all_open;
+  bool first = true;
+  const auto close = [&](Open& open, bool frozen) {
+    open.place.idle = frozen;
+    places.push_back(std::move(open.place));
+    open = {};
+    if (!frozen) first = false;
+  };
+  for (const size_t i : order) {
+    const Tensor& p = parameters_[i].second;
+    const bool frozen = all_frozen[i];
     Open& open = all_open[{p.dtype(), frozen}];
-    open.parameters.push_back(parameters[i]);
+    open.place.parameters.push_back(parameters_[i]);
+    open.place.numbers.push_back(i);
     open.bytes += static_cast<size_t>(p.numel()) * size_of(p.dtype());
     const size_t limit = first && !frozen ? options_.first_bucket_bytes : options_.bucket_bytes;
     if (open.bytes >= limit) close(open, frozen);
   }
   for (auto& [kind, open] : all_open) {
-    if (!open.parameters.empty()) close(open, kind.second);
+    if (!open.place.parameters.empty()) close(open, kind.second);
   }
-  const auto last = std::find_if(places_.rbegin(), places_.rend(),
-                                 [](const Place& place) { return !place.idle; });
-  check(last != places_.rend(), "[data_parallel] no parameter of the model requires a gradient");
-  std::rotate(last.base() - 1, last.base(), places_.end());
+  return places;
+}
+
+// What is idle stays as it is, and apart.
+void Reducer::learn_order() {
+  learning_ = false;
+  std::vector<bool> known(parameters_.size());
+  for (const size_t number : arrived_) known[number] = true;
+  std::vector<size_t> order = std::move(arrived_);
+  size_t active = 0;
+  for (const Place& place : places_) {
+    if (place.idle) continue;
+    ++active;
+    for (const size_t number : place.numbers) {
+      if (!known[number]) order.push_back(number);
+    }
+  }
+  if (active == 1) return;
+  std::vector<int64_t> of_root(order.begin(), order.end());
+  const ProcessGroup::LabelScope label(*group_, Label("the order of the gradients"));
+  group_->broadcast({of_root.data(), std::ssize(of_root), DType::kInt64, {}}, 0).wait();
+  arrange({of_root.begin(), of_root.end()});
+}
+
+// Cuts what is not idle into places anew, in this order; the same on every rank. A bucket goes as
+// soon as its last parameter has moved, so that little more memory is needed than for one bucket.
+void Reducer::arrange(const std::vector<size_t>& order) {
+  std::vector<Place> places = fill(order, std::vector<bool>(parameters_.size()));
+  const auto sets = [](const std::vector<Place>& all) {
+    std::vector<std::vector<size_t>> result;
+    for (const Place& place : all) {
+      if (place.idle) continue;
+      auto& numbers = result.emplace_back(place.numbers);
+      std::sort(numbers.begin(), numbers.end());
+    }
+    return result;
+  };
+  if (sets(places) == sets(places_)) return;
+
+  std::vector<Place> old;
+  for (Place& place : places_) {
+    if (place.idle) {
+      places.insert(places.end() - 1, std::move(place));
+    } else {
+      old.push_back(std::move(place));
+    }
+  }
+  places_ = std::move(places);
+  const autograd::NoGrad no_grad;
+  for (Place& place : places_) {
+    if (place.idle) continue;
+    std::vector<std::shared_ptr<autograd::GradientSlot>> before;
+    for (const auto& [name, p] : place.parameters) before.push_back(autograd::gradient_slot(p));
+    make_bucket(place);
+    for (size_t e = 0; e < before.size(); ++e) {
+      autograd::GradientSlot& slot = *place.bucket->entries()[e].slot;
+      slot.state = before[e]->state;
+      if (slot.state != autograd::GradientSlot::State::kEmpty) slot.view.copy_(before[e]->view);
+    }
+    std::erase_if(old, [](const Place& left) {
+      const auto& entries = left.bucket->entries();
+      return std::none_of(entries.begin(), entries.end(), [](const Bucket::Entry& entry) {
+        return autograd::gradient_slot(entry.parameter) == entry.slot;
+      });
+    });
+  }
 }
 
 void Reducer::make_bucket(Place& place) {
@@ -102,15 +190,18 @@ void Reducer::make_bucket(Place& place) {
   place.bucket = std::make_unique<Bucket>(*group_, place.parameters, last ? extras : 0,
                                           options_.make_reduction(),
                                           static_cast<int>(&place - places_.data()));
-  Bucket& bucket = *place.bucket;
-  for (size_t e = 0; e < bucket.entries().size(); ++e) {
-    const Tensor& p = bucket.entries()[e].parameter;
-    // A frozen parameter gets its hook, too, for when it is unfrozen.
-    const bool frozen = !p.requires_grad();
-    if (frozen) p.requires_grad_();
-    hooks_.push_back(p.register_post_accumulate_grad_hook(
-        [this, &bucket, e](const Tensor&) { on_gradient(bucket, e); }));
-    if (frozen) p.requires_grad_(false);
+  for (size_t e = 0; e < place.numbers.size(); ++e) {
+    const size_t number = place.numbers[e];
+    if (homes_[number].bucket == nullptr) {
+      const Tensor& p = parameters_[number].second;
+      // A frozen parameter gets its hook, too, for when it is unfrozen.
+      const bool frozen = !p.requires_grad();
+      if (frozen) p.requires_grad_();
+      hooks_.push_back(p.register_post_accumulate_grad_hook(
+          [this, number](const Tensor&) { on_gradient(number); }));
+      if (frozen) p.requires_grad_(false);
+    }
+    homes_[number] = {place.bucket.get(), e};
   }
 }
 
@@ -206,19 +297,23 @@ void Reducer::begin() {
   if (passes_apart_ == 0) finite_check_.begin();
   next_ = 0;
   reducing_ = true;
+  arrived_.clear();
 }
 
-void Reducer::on_gradient(Bucket& bucket, size_t entry) {
+void Reducer::on_gradient(size_t number) {
   if (!in_pass_) return;
+  Bucket& bucket = *homes_[number].bucket;
+  const size_t at = homes_[number].entry;
+  const Bucket::Entry& entry = bucket.entries()[at];
   check<Error>(!reducing_ || !bucket.launched(),
                "[data_parallel] parameter {} got another gradient after its bucket had left for "
                "the all-reduce. Was it unfrozen, or backward() called, inside of backward?",
-               bucket.entries()[entry].name);
-  if (reducing_ || passes_apart_ > 0) {
-    finite_check_.look(bucket.entries()[entry].name, bucket.entries()[entry].slot->view);
-  }
-  bucket.collect(entry);
-  if (reducing_ && bucket.mark_ready(entry)) launch_ready();
+               entry.name);
+  if (reducing_ || passes_apart_ > 0) finite_check_.look(entry.name, entry.slot->view);
+  bucket.collect(at);
+  if (!reducing_) return;
+  if (learning_ && !entry.ready) arrived_.push_back(number);
+  if (bucket.mark_ready(at)) launch_ready();
 }
 
 // The last bucket waits for the end of backward: it is the one that tells the others if this rank
@@ -316,6 +411,7 @@ Reducer::Outcome Reducer::finish(bool poisoned, const std::vector<double>& loss_
       }
       place.idle = !wanted;
     }
+    if (learning_ && !outcome.non_finite) learn_order();
   }
   outcome.communication_seconds = busy.seconds();
   return outcome;

@@ -20,6 +20,12 @@ namespace lockstep::distributed {
 // those before it are complete, strictly in index order, the same on every rank; what is still
 // there at the end of backward leaves then, whatever the graph was.
 //
+// How the gradients really arrive is seen in the first reduced backward that ends well. After it
+// rank 0's order is broadcast, and where it cuts the parameters into other buckets these are made
+// anew, once: parameters and reduced gradients move into them with the same bits. Parameters
+// without a gradient go behind the others, where they hold nobody up. No result depends on the
+// order, because every element is summed by itself.
+//
 // Frozen parameters have buckets apart from the others, which are idle: they cost no communication,
 // and no memory before a parameter in them is unfrozen. That all ranks reduce the same buckets is
 // agreed without a message of its own. The last bucket is never idle; behind the loss and the
@@ -37,6 +43,7 @@ class Reducer {
     MakeReduction make_reduction = make_all_reduction;
     size_t loss_terms = 1;  // a power of two
     bool find_non_finite = true;
+    bool learn_order = true;
   };
   // Collective: makes the buckets and moves the parameters into them. Throws ValueError unless
   // those that require grad are leaves of float32 or float64, and there is at least one.
@@ -71,31 +78,44 @@ class Reducer {
  private:
   struct Place {
     NamedTensors parameters;
+    std::vector<size_t> numbers;  // of the parameters in registration order
     bool idle = false;
-    std::unique_ptr<Bucket> bucket;                // null: idle since construction
+    std::unique_ptr<Bucket> bucket = nullptr;      // null: idle since construction
     std::vector<std::vector<Tensor>> passes = {};  // without a bucket: the gradients so far
   };
 
-  void plan(const NamedTensors& parameters);
+  struct Home {  // where a parameter's gradient goes
+    Bucket* bucket = nullptr;
+    size_t entry = 0;
+  };
+
+  void plan();
+  std::vector<Place> fill(const std::vector<size_t>& order, const std::vector<bool>& frozen) const;
+  void learn_order();
+  void arrange(const std::vector<size_t>& order);
   void make_bucket(Place& place);
   void wake(Place& place);
   void keep_pass(Place& place) const;
   static bool is_wanted(const Place& place);
-  void on_gradient(Bucket& bucket, size_t entry);
+  void on_gradient(size_t number);
   void launch_ready();
   void look_for_non_finite(const Place& place);
   void launch_rest(bool poisoned, const std::vector<double>& extras);
 
   std::shared_ptr<ProcessGroup> group_;
   const Options options_;
-  size_t passes_apart_ = 0;  // in a step of this rank; 0: they add up
+  size_t passes_apart_ = 0;        // in a step of this rank; 0: they add up
+  const NamedTensors parameters_;  // in registration order
   std::vector<Place> places_;
+  std::vector<Home> homes_;   // of each parameter
   NamedTensors unsupported_;  // frozen, of another dtype
   std::vector<autograd::HookHandle> hooks_;
   FiniteCheck finite_check_;
   bool in_pass_ = false;
-  bool reducing_ = false;  // in the backward that is to be reduced
-  size_t next_ = 0;        // the first place that has not been launched
+  bool reducing_ = false;        // in the backward that is to be reduced
+  size_t next_ = 0;              // the first place that has not been launched
+  bool learning_ = false;        // the order has not been learned yet
+  std::vector<size_t> arrived_;  // while learning: the parameters whose gradients have come
 };
 
 }  // namespace lockstep::distributed

@@ -153,6 +153,8 @@ void expect_bits_of_one_process(ProcessGroup& group, DType dtype = DType::kFloat
 }
 void mlp(ProcessGroup& group) { expect_bits_of_one_process<Mlp>(group); }
 void mlp_float64(ProcessGroup& group) { expect_bits_of_one_process<Mlp>(group, DType::kFloat64); }
+// Its buckets are cut anew after the first step.
+void backward_net(ProcessGroup& group) { expect_bits_of_one_process<BackwardNet>(group); }
 void conv_net(ProcessGroup& group) { expect_bits_of_one_process<ConvNet>(group); }
 void tied_weights(ProcessGroup& group) { expect_bits_of_one_process<TiedNet>(group); }
 void branches(ProcessGroup& group) { expect_bits_of_one_process<BranchNet>(group); }
@@ -418,6 +420,7 @@ const std::vector<Case>& bitwise_cases() {
   static const std::vector<Case> cases{
       {"mlp", mlp},
       {"mlp_float64", mlp_float64},
+      {"backward_net", backward_net},
       {"conv_net", conv_net},
       {"tied_weights", tied_weights},
       {"branches", branches},

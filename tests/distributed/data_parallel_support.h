@@ -34,8 +34,17 @@ struct Mlp : Net {
   static constexpr int64_t kInput = 5;
   nn::Linear fc1{kInput, 8}, fc2{8, 7}, fc3{7, kClasses};
   Mlp() { register_modules({{"fc1", fc1}, {"fc2", fc2}, {"fc3", fc3}}); }
+  struct Unregistered {};
+  explicit Mlp(Unregistered) {}
   Tensor loss(const Tensor& x, const Tensor& y, int64_t) override {
     return cross_entropy(fc3(tanh(fc2(tanh(fc1(x))))), y);
+  }
+};
+
+// Registered in the opposite order of use: gradients become ready in registration order.
+struct BackwardNet : Mlp {
+  BackwardNet() : Mlp(Unregistered{}) {
+    register_modules({{"fc3", fc3}, {"fc2", fc2}, {"fc1", fc1}});
   }
 };
 

@@ -139,8 +139,10 @@ void frozen_parameters_are_not_reduced(ProcessGroup& group) {
     recorder->events.clear();
     run_step(replicas, *net, step);
     const auto& events = recorder->events;
-    EXPECT_EQ(std::count(events.begin(), events.end(), "all_reduce"), std::ssize(events));
-    return std::ssize(events);
+    const auto all_reduces = std::count(events.begin(), events.end(), "all_reduce");
+    // After the first step the order of the gradients is broadcast.
+    EXPECT_EQ(std::ssize(events) - all_reduces, index == 1 && group.size() > 1 ? 1 : 0);
+    return all_reduces;
   };
   EXPECT_EQ(reductions("fc1"), 4);
   EXPECT_EQ(replicas.buckets().size(), 4u) << "memory for frozen parameters";
