@@ -4,8 +4,8 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <map>
 
+#include "lockstep/distributed/collective.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::distributed {
@@ -96,6 +96,12 @@ std::vector<std::string> exchange_texts(ProcessGroup& group, const std::string& 
   return texts;
 }
 
+std::map<std::string, std::vector<int>> ranks_by_text(const std::vector<std::string>& texts) {
+  std::map<std::string, std::vector<int>> ranks;
+  for (size_t r = 0; r < texts.size(); ++r) ranks[texts[r]].push_back(static_cast<int>(r));
+  return ranks;
+}
+
 void throw_together(ProcessGroup& group, const std::string& what, const std::string& problem) {
   const auto texts = exchange_texts(group, problem);
   std::string message;
@@ -115,14 +121,11 @@ void verify_same_model(ProcessGroup& group, const NamedTensors& parameters,
 
 void verify_same_text(ProcessGroup& group, const std::string& what, const std::string& text) {
   if (group.size() == 1) return;
-  std::map<std::string, std::vector<size_t>> ranks;
-  const auto texts = exchange_texts(group, text);
-  for (size_t r = 0; r < texts.size(); ++r) ranks[texts[r]].push_back(r);
-  if (ranks.size() == 1) return;
+  const auto all = ranks_by_text(exchange_texts(group, text));
+  if (all.size() == 1) return;
   std::string message;
-  for (const auto& [said, members] : ranks) {
-    message += fmt::format("{}{} {}: {}", message.empty() ? "" : "; ",
-                           members.size() == 1 ? "rank" : "ranks", fmt::join(members, ", "), said);
+  for (const auto& [said, ranks] : all) {
+    message += fmt::format("{}{}: {}", message.empty() ? "" : "; ", name_ranks(ranks), said);
   }
   fail<DistributedError>("{}: {}", what, message);
 }

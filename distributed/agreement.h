@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,9 @@ namespace lockstep::distributed {
 
 // Every rank's text, by rank; longer ones are cut to about 1,000 bytes.
 std::vector<std::string> exchange_texts(ProcessGroup& group, const std::string& text);
+
+// Which ranks said what.
+std::map<std::string, std::vector<int>> ranks_by_text(const std::vector<std::string>& texts);
 
 // Throws DistributedError on every rank if any rank's `problem` is not empty; the text names the
 // ranks and quotes what they said.

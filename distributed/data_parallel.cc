@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <exception>
-#include <map>
 #include <utility>
 
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/canonical_sum.h"
+#include "lockstep/distributed/collective.h"
 #include "lockstep/distributed/lockstep_check.h"
 #include "lockstep/distributed/shard_buffers.h"
 #include "lockstep/engine/arithmetic.h"
@@ -182,10 +182,11 @@ void DataParallel::set_activity(Phase phase) const {
 void DataParallel::finish(const std::exception_ptr& failure) {
   const auto backward_done = Clock::now();
   set_activity(Phase::kGradients);
-  Reducer::Outcome outcome = reducer_->finish(static_cast<bool>(failure), losses_, step_index_);
-  if (!outcome.same_step) throw_different_steps(failure);
+  Reducer::Outcome outcome =
+      reducer_->finish(static_cast<bool>(failure), {step_index_, 0, losses_});
+  if (!outcome.sums.same_step) throw_different_steps(failure);
   if (outcome.poisoned) throw_poisoned(failure);
-  if (outcome.non_finite) discard_non_finite();
+  if (outcome.sums.non_finite) discard_non_finite();
   if (shard_buffers_) {
     shard_buffers_->finish();
   } else if (!plan_) {
@@ -199,7 +200,7 @@ void DataParallel::finish(const std::exception_ptr& failure) {
 void DataParallel::report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait) const {
   if (accumulation_ == nullptr) return;
   data::StepReport& report = accumulation_->step_.report;
-  report.loss += outcome.loss;
+  report.loss += outcome.sums.loss;
   report.has_loss = true;
   if (group_->size() > 1) {
     const std::chrono::duration<double> waited = wait.end - wait.begin;
@@ -284,12 +285,9 @@ void DataParallel::throw_different_steps(const std::exception_ptr& failure) {
   std::string mine = step_name();
   if (failure) mine += fmt::format(" (which fails with: {})", exception_text(failure));
   const auto texts = exchange_texts(*group_, mine);
-  std::map<std::string, std::vector<size_t>> ranks;
-  for (size_t r = 0; r < texts.size(); ++r) ranks[texts[r]].push_back(r);
   std::string message;
-  for (const auto& [step, members] : ranks) {
-    message += fmt::format("{}{} {} in {}", message.empty() ? "" : ", ",
-                           members.size() == 1 ? "rank" : "ranks", fmt::join(members, ", "), step);
+  for (const auto& [step, ranks] : ranks_by_text(texts)) {
+    message += fmt::format("{}{} in {}", message.empty() ? "" : ", ", name_ranks(ranks), step);
   }
   fail<DistributedError>(
       "[data_parallel] the ranks are in different steps: {}; this is rank {}. A rank that leaves a "

@@ -12,16 +12,6 @@
 namespace lockstep::distributed {
 namespace {
 
-// What the last bucket's trailer carries; behind it the high and low part of each term of the loss,
-// and for each place on how many ranks it is wanted.
-enum Extra : size_t { kStep, kStepSquare, kNonFinite, kLoss };
-
-// A double as two floats whose sum carries about 48 bits: trailers may be float32.
-void split(double value, double* high, double* low) {
-  *high = static_cast<float>(value);
-  *low = value - *high;
-}
-
 // Wall time in which at least one collective was under way.
 class BusyTime {
  public:
@@ -44,6 +34,7 @@ Reducer::Reducer(std::shared_ptr<ProcessGroup> group, const NamedTensors& parame
                  Options options)
     : group_(std::move(group)),
       options_(std::move(options)),
+      trailer_(group_->size(), options_.loss_terms),
       parameters_(parameters),
       homes_(parameters.size()),
       finite_check_(options_.find_non_finite),
@@ -186,7 +177,7 @@ void Reducer::arrange(const std::vector<size_t>& order) {
 
 void Reducer::make_bucket(Place& place) {
   const bool last = &place == &places_.back();
-  const size_t extras = kLoss + 2 * options_.loss_terms + places_.size();
+  const size_t extras = trailer_.size(places_.size());
   place.bucket = std::make_unique<Bucket>(*group_, place.parameters, last ? extras : 0,
                                           options_.make_reduction(),
                                           static_cast<int>(&place - places_.data()));
@@ -355,27 +346,14 @@ void Reducer::launch_rest(bool poisoned, const std::vector<double>& extras) {
   places_.back().bucket->launch(*group_, poisoned, extras);
 }
 
-Reducer::Outcome Reducer::finish(bool poisoned, const std::vector<double>& loss_terms,
-                                 int64_t step_number) {
-  check(loss_terms.size() == options_.loss_terms, "[reducer] {} terms of the loss instead of {}",
-        loss_terms.size(), options_.loss_terms);
+Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share) {
   reducing_ = false;
   in_pass_ = false;
   for (Place& place : places_) keep_pass(place);
-  const NumberMark step = mark_of(step_number, group_->size());
-  const size_t wanted_at = kLoss + 2 * loss_terms.size();
-  std::vector<double> extras(wanted_at + places_.size());
-  for (size_t t = 0; t < loss_terms.size(); ++t) {
-    split(loss_terms[t], &extras[kLoss + 2 * t], &extras[kLoss + 2 * t + 1]);
-  }
-  extras[kStep] = step.value;
-  extras[kStepSquare] = step.square;
-  for (size_t i = 0; i < places_.size(); ++i) {
-    extras[wanted_at + i] = is_wanted(places_[i]) ? 1.0 : 0.0;
-  }
+  std::vector<bool> wanted;
+  for (const Place& place : places_) wanted.push_back(is_wanted(place));
   for (size_t i = next_; i < places_.size(); ++i) look_for_non_finite(places_[i]);
-  extras[kNonFinite] = finite_check_.found() ? 1.0 : 0.0;
-  launch_rest(poisoned, extras);
+  launch_rest(poisoned, trailer_.write(share, finite_check_.found(), wanted));
 
   Outcome outcome;
   BusyTime busy;
@@ -392,26 +370,20 @@ Reducer::Outcome Reducer::finish(bool poisoned, const std::vector<double>& loss_
   for (size_t i = 0; i < places_.size(); ++i) {
     if (!places_[i].idle) last = finish_bucket(i);
   }
-  outcome.same_step = marks_agree({last.extras[kStep], last.extras[kStepSquare]}, group_->size());
+  outcome.sums = trailer_.read(last.extras);
   outcome.poisoned = last.poisoned;
-  outcome.non_finite = last.extras[kNonFinite] > 0.0;
-  std::vector<double> losses;
-  for (size_t t = 0; t < loss_terms.size(); ++t) {
-    losses.push_back(last.extras[kLoss + 2 * t] + last.extras[kLoss + 2 * t + 1]);
-  }
-  outcome.loss = canonical_sum(losses);
-  if (outcome.same_step && !outcome.poisoned) {
+  const StepTrailer::Sums& sums = outcome.sums;
+  if (sums.same_step && !outcome.poisoned) {
     for (size_t i = 0; i + 1 < places_.size(); ++i) {
       Place& place = places_[i];
-      const bool wanted = last.extras[wanted_at + i] > 0.0;
-      if (wanted && place.idle) {
+      if (sums.wanted[i] && place.idle) {
         wake(place);
         place.bucket->launch(*group_, false);
         finish_bucket(i);
       }
-      place.idle = !wanted;
+      place.idle = !sums.wanted[i];
     }
-    if (learning_ && !outcome.non_finite) learn_order();
+    if (learning_ && !sums.non_finite) learn_order();
   }
   outcome.communication_seconds = busy.seconds();
   return outcome;

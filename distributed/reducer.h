@@ -5,10 +5,10 @@
 #include <vector>
 
 #include "lockstep/data/step.h"
-#include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/bucket.h"
 #include "lockstep/distributed/finite_check.h"
 #include "lockstep/distributed/process_group.h"
+#include "lockstep/distributed/step_trailer.h"
 #include "lockstep/engine/autograd/hooks.h"
 
 namespace lockstep::distributed {
@@ -28,9 +28,9 @@ namespace lockstep::distributed {
 //
 // Frozen parameters have buckets apart from the others, which are idle: they cost no communication,
 // and no memory before a parameter in them is unfrozen. That all ranks reduce the same buckets is
-// agreed without a message of its own. The last bucket is never idle; behind the loss and the
-// step's number it carries one count per bucket: on how many ranks it is wanted, because one of its
-// parameters requires grad or has a gradient from before it was frozen. From these counts every
+// agreed without a message of its own. The last bucket is never idle; its trailer (step_trailer.h)
+// carries one count per bucket: on how many ranks it is wanted, because one of its parameters
+// requires grad or has a gradient from before it was frozen. From these counts every
 // rank concludes alike: an idle bucket that somebody wants is reduced after all, once behind the
 // others, and takes its place among them from then on; one that nobody wants is idle from then on.
 //
@@ -59,15 +59,13 @@ class Reducer {
   // Before the backward that is to be reduced: from now on complete buckets leave.
   void begin();
   struct Outcome {
-    bool same_step = true;    // all ranks gave the same step number
-    bool poisoned = false;    // on some rank; otherwise the gradients are there
-    bool non_finite = false;  // some rank's own gradients were: see finite_check()
-    double loss = 0.0;        // all terms, each summed over the ranks
+    StepTrailer::Sums sums;
+    bool poisoned = false;  // on some rank; otherwise the gradients are there
     double communication_seconds = 0.0;
     std::vector<data::StepTimeline::AllReduce> all_reduces;
   };
   // After it: sends what is still there and waits for everything. The same on every rank.
-  Outcome finish(bool poisoned, const std::vector<double>& loss_terms, int64_t step_number);
+  Outcome finish(bool poisoned, const StepTrailer::Share& share);
   // No gradients anywhere.
   void discard();
 
@@ -104,6 +102,7 @@ class Reducer {
 
   std::shared_ptr<ProcessGroup> group_;
   const Options options_;
+  const StepTrailer trailer_;
   size_t passes_apart_ = 0;        // in a step of this rank; 0: they add up
   const NamedTensors parameters_;  // in registration order
   std::vector<Place> places_;

@@ -4,12 +4,13 @@
 #include <array>
 #include <cmath>
 #include <cstdlib>
-#include <map>
 #include <vector>
 
 #include <sys/resource.h>
 
 #include "lockstep/data/fashion_mnist.h"
+#include "lockstep/distributed/agreement.h"
+#include "lockstep/distributed/collective.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/launch/job_state.h"
 #include "lockstep/launch/log.h"
@@ -34,15 +35,12 @@ int64_t peak_memory_bytes() {
 
 // "ranks 0, 2 have 1234abcd..., rank 1 has ..." for weights that should be the same everywhere.
 std::string describe(const std::vector<Sha256Digest>& digests) {
-  std::map<std::string, std::vector<size_t>> ranks;
-  for (size_t rank = 0; rank < digests.size(); ++rank) {
-    ranks[to_hex(digests[rank]).substr(0, 16)].push_back(rank);
-  }
+  std::vector<std::string> hashes;
+  for (const Sha256Digest& digest : digests) hashes.push_back(to_hex(digest).substr(0, 16));
   std::vector<std::string> parts;
-  for (const auto& [hash, holders] : ranks) {
-    parts.push_back(fmt::format("{} {} {} {}...", holders.size() == 1 ? "rank" : "ranks",
-                                fmt::join(holders, ", "), holders.size() == 1 ? "has" : "have",
-                                hash));
+  for (const auto& [hash, ranks] : distributed::ranks_by_text(hashes)) {
+    parts.push_back(fmt::format("{} {} {}...", distributed::name_ranks(ranks),
+                                ranks.size() == 1 ? "has" : "have", hash));
   }
   return fmt::format("{}", fmt::join(parts, "; "));
 }
