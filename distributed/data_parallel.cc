@@ -126,7 +126,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
                "[data_parallel] a second backward() in micro-batch {} of step {}: it needs one, so "
                "add the losses up first",
                scope ? scope->at_ : 0, step_index_);
-  const bool final = !scope || scope->last();
+  const bool final = scope ? scope->last() : !no_sync_;
   if (!scope) {
     losses_.assign(losses_.size(), 0.0);
     step_index_ = kNoStep;
@@ -144,6 +144,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
           loss.defined() ? loss.sizes().str() : "an undefined tensor");
     check(samples >= 0, "[data_parallel] a loss over {} samples", samples);
     reducer_->check_parameters();
+    check_unreduced();
     if (scope && samples == 0) samples = scope->current().samples;
     const double weight =
         scope ? static_cast<double>(samples) / static_cast<double>(scope->step_.global_samples)
@@ -154,6 +155,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
     loss.backward(seed);
     if (!final) reducer_->end_pass();
     if (shard_buffers_) shard_buffers_->end_shard(scope->at_);
+    if (!scope && !final) remember_unreduced();
     if (scope) {
       ++scope->backwards_;
       scope->step_.report.timeline.passes.push_back(
@@ -182,9 +184,23 @@ void DataParallel::set_activity(Phase phase) const {
 void DataParallel::finish(const std::exception_ptr& failure) {
   const auto backward_done = Clock::now();
   set_activity(Phase::kGradients);
+  // One that fails may not have come as far as the others.
+  const int64_t backwards = step_index_ == kNoStep ? unreduced_ + 1 : 0;
   Reducer::Outcome outcome =
-      reducer_->finish(static_cast<bool>(failure), {step_index_, 0, losses_});
-  if (!outcome.sums.same_step) throw_different_steps(failure);
+      reducer_->finish(static_cast<bool>(failure), {step_index_, backwards, losses_});
+  if (!outcome.sums.same_step) {
+    throw_different_steps(
+        failure,
+        "A rank that leaves a step early (break, or a caught exception) must not go on alone: let "
+        "all ranks leave it, or let the exception end the job");
+  }
+  if (!outcome.poisoned && !outcome.sums.same_backwards) {
+    throw_different_steps(
+        failure,
+        "With no_sync() every rank must reduce after the same number of backward()s; accumulate() "
+        "knows how to weigh unequal ones");
+  }
+  unreduced_ = 0;
   if (outcome.poisoned) throw_poisoned(failure);
   if (outcome.sums.non_finite) discard_non_finite();
   if (shard_buffers_) {
@@ -280,9 +296,10 @@ void DataParallel::check_lockstep_now_and_then() {
 }
 
 // This rank's gradients were added to those of another step.
-void DataParallel::throw_different_steps(const std::exception_ptr& failure) {
+void DataParallel::throw_different_steps(const std::exception_ptr& failure, const char* advice) {
   reducer_->discard();
   std::string mine = step_name();
+  unreduced_ = 0;
   if (failure) mine += fmt::format(" (which fails with: {})", exception_text(failure));
   const auto texts = exchange_texts(*group_, mine);
   std::string message;
@@ -290,15 +307,49 @@ void DataParallel::throw_different_steps(const std::exception_ptr& failure) {
     message += fmt::format("{}{} in {}", message.empty() ? "" : ", ", name_ranks(ranks), step);
   }
   fail<DistributedError>(
-      "[data_parallel] the ranks are in different steps: {}; this is rank {}. A rank that leaves a "
-      "step early (break, or a caught exception) must not go on alone: let all ranks leave it, or "
-      "let the exception end the job. All gradients are discarded",
-      message, group_->rank());
+      "[data_parallel] the ranks are in different steps: {}; this is rank {}. {}. All gradients "
+      "are "
+      "discarded",
+      message, group_->rank(), advice);
 }
 
 std::string DataParallel::step_name() const {
-  return step_index_ == kNoStep ? "a backward() outside accumulate()"
-                                : fmt::format("step {}", step_index_);
+  if (step_index_ != kNoStep) return fmt::format("step {}", step_index_);
+  if (unreduced_ == 0) return "a backward() outside accumulate()";
+  return fmt::format("a backward() outside accumulate(), after {} in no_sync()", unreduced_);
+}
+
+// -- no_sync
+
+DataParallel::NoSync DataParallel::no_sync() { return NoSync(*this); }
+
+DataParallel::NoSync::NoSync(DataParallel& replicas)
+    : replicas_(replicas), before_(replicas.no_sync_) {
+  check<Error>(!replicas.plan_,
+               "[data_parallel] reduction mode bitwise adds up virtual shards, not what a rank has "
+               "accumulated; use accumulate() instead of no_sync(), or mode repeatable");
+  check<Error>(replicas.accumulation_ == nullptr,
+               "[data_parallel] no_sync() inside accumulate(), which decides by itself when to "
+               "communicate");
+  replicas.no_sync_ = true;
+}
+
+void DataParallel::remember_unreduced() {
+  ++unreduced_;
+  versions_.clear();
+  for (const auto& [name, p] : parameters_) versions_.push_back(p.version());
+}
+
+void DataParallel::check_unreduced() const {
+  if (unreduced_ == 0) return;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    check<Error>(parameters_[i].second.version() == versions_[i],
+                 "[data_parallel] parameter {} has been changed since a backward() in no_sync() "
+                 "that has not been reduced yet; an optimizer's step with the gradients of one "
+                 "rank makes the replicas differ. Let the scope of no_sync() end before the last "
+                 "backward() of each step",
+                 parameters_[i].first);
+  }
 }
 
 // -- Accumulation
@@ -310,6 +361,17 @@ DataParallel::Accumulation::Accumulation(DataParallel& replicas, data::Step& ste
         step.micros.size(), step.global_samples);
   check<Error>(replicas.accumulation_ == nullptr,
                "[data_parallel] accumulate() inside accumulate(): one step at a time");
+  check<Error>(!replicas.no_sync_,
+               "[data_parallel] accumulate() inside no_sync(): it communicates in a step's last "
+               "micro-batch only, without being told");
+  replicas.check_unreduced();
+  check<Error>(
+      replicas.unreduced_ == 0 || !replicas.reducer_->has_unreduced(),
+      "[data_parallel] accumulate() while the gradients of {} backward() in no_sync() have "
+      "not been reduced: let the scope of no_sync() end before the last one, or drop them "
+      "with zero_grad()",
+      replicas.unreduced_);
+  replicas.unreduced_ = 0;
   if (replicas.plan_) replicas.check_shards(step);
   replicas.accumulation_ = this;
   replicas.losses_.assign(replicas.losses_.size(), 0.0);

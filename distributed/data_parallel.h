@@ -77,6 +77,25 @@ struct DataParallelOptions {
 // ranks' differ all of them throw. A backward() outside accumulate() has no index: a rank that
 // skips one of those goes unnoticed until the ranks disagree on something else.
 //
+// Loops that know nothing of steps accumulate with no_sync(): while its result lives, backward()
+// adds to this rank's gradients and communicates nothing; the next one outside reduces all that has
+// been added up, whatever the micro-batches were.
+//
+//   for (int64_t i = 0; i < n; ++i) {
+//     std::optional<DataParallel::NoSync> local;
+//     if (i + 1 < n) local.emplace(replicas);
+//     replicas.backward(nn::cross_entropy(net.forward(x[i]), y[i]) / n);
+//   }
+//   optimizer.step();
+//
+// It is the call of backward() that decides, not forward as in PyTorch. As there, the result is the
+// mean over the ranks of what each has added up: dividing by the number of micro-batches is the
+// program's part, and shares of unequal size come out wrong, which accumulate() knows better. All
+// ranks must reduce after the same number of backward()s: if they do not, all throw. So they do if
+// a parameter has been changed in between (optimizer.step() with this rank's gradients alone would
+// make the replicas differ), and accumulate() throws while there are gradients that have not been
+// reduced. Mode bitwise has no no_sync().
+//
 // A gradient that is NaN or infinite on one rank would spread to all of them; so each rank looks at
 // its own before they are summed, and by default (options.non_finite) every rank throws for that
 // step, naming parameter and rank. And every so many steps (options.check_lockstep_every) the ranks
@@ -87,6 +106,7 @@ struct DataParallelOptions {
 class DataParallel {
  public:
   class Accumulation;
+  class NoSync;
 
   DataParallel(const nn::Module& model, std::shared_ptr<ProcessGroup> group,
                DataParallelOptions options = {});
@@ -102,8 +122,13 @@ class DataParallel {
 
   // Backpropagates `loss`, a mean over `samples` samples; 0 stands for all of the micro-batch's.
   // Inside accumulate() its weight is samples / the step's global samples. Outside, the call is a
-  // step of its own, and the gradients are averaged over the ranks.
+  // step of its own, or with no_sync() the last part of one, and the gradients are averaged over
+  // the ranks.
   void backward(const Tensor& loss, int64_t samples = 0);
+
+  // While the result lives, backward() only accumulates. Throws Error inside accumulate() and in
+  // mode bitwise.
+  [[nodiscard]] NoSync no_sync();
 
   // Gives every rank rank 0's buffers (running statistics). After every step they are equal by
   // themselves.
@@ -135,7 +160,9 @@ class DataParallel {
   void throw_poisoned(const std::exception_ptr& failure);
   void discard_non_finite();
   void check_lockstep_now_and_then();
-  void throw_different_steps(const std::exception_ptr& failure);
+  void throw_different_steps(const std::exception_ptr& failure, const char* advice);
+  void check_unreduced() const;
+  void remember_unreduced();
   std::string step_name() const;
   void set_activity(Phase phase) const;
 
@@ -159,7 +186,23 @@ class DataParallel {
   Accumulation* accumulation_ = nullptr;
   std::vector<double> losses_;  // this rank's, weighted: their sum, or one for each shard
   int64_t step_index_ = kNoStep;
+  int64_t unreduced_ = 0;           // backward()s in no_sync() since the last reduction
+  std::vector<uint32_t> versions_;  // then: of the parameters after the last of them
+  bool no_sync_ = false;
   friend class Accumulation;
+};
+
+// A scope without communication; they may be nested.
+class DataParallel::NoSync {
+ public:
+  explicit NoSync(DataParallel& replicas);
+  ~NoSync() { replicas_.no_sync_ = before_; }
+  NoSync(const NoSync&) = delete;
+  NoSync& operator=(const NoSync&) = delete;
+
+ private:
+  DataParallel& replicas_;
+  const bool before_;
 };
 
 // The loop over one step's micro-batches.

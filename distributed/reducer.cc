@@ -403,6 +403,21 @@ void Reducer::discard() {
   }
 }
 
+bool Reducer::has_unreduced() const {
+  return std::any_of(places_.begin(), places_.end(), [](const Place& place) {
+    if (!place.bucket) {
+      return std::any_of(place.parameters.begin(), place.parameters.end(), [](const auto& named) {
+        const Tensor& p = named.second;
+        return !autograd::gradient_slot(p) && p.grad().defined();
+      });
+    }
+    const auto& entries = place.bucket->entries();
+    return std::any_of(entries.begin(), entries.end(), [](const Bucket::Entry& entry) {
+      return entry.slot->state == autograd::GradientSlot::State::kAccumulating;
+    });
+  });
+}
+
 std::vector<const Bucket*> Reducer::buckets() const {
   std::vector<const Bucket*> buckets;
   for (const Place& place : places_) {

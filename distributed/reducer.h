@@ -68,6 +68,8 @@ class Reducer {
   Outcome finish(bool poisoned, const StepTrailer::Share& share);
   // No gradients anywhere.
   void discard();
+  // Whether there are gradients of this rank that no reduction has taken along.
+  bool has_unreduced() const;
 
   const FiniteCheck& finite_check() const { return finite_check_; }
 
