@@ -278,7 +278,14 @@ Bucket::Outcome Bucket::finish() {
   if (reduction_->schedule() != nullptr) use_slot(0, false);
   Outcome outcome = dtype_ == DType::kFloat32 ? read_trailer<float>() : read_trailer<double>();
   outcome.times = times;
+  return outcome;
+}
+
+void Bucket::settle(double scale) {
   const autograd::NoGrad no_grad;
+  if (scale != 1.0) {
+    for (const Entry& entry : entries_) entry.slot->view.mul_(scale);
+  }
   for (Entry& entry : entries_) {
     if (!entry.carried) continue;
     entry.slot->view.add_(
@@ -286,7 +293,6 @@ Bucket::Outcome Bucket::finish() {
     entry.carried = false;
   }
   carry_ = Tensor();
-  return outcome;
 }
 
 void Bucket::discard() {

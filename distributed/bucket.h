@@ -73,7 +73,7 @@ class Bucket {
   void put(size_t entry, const Tensor& gradient);  // as if it came from this pass's backward
   void close();                                    // before the next pass
 
-  // -- one reduction: begin, mark_ready for what gets gradients, launch, finish
+  // -- one reduction: begin, mark_ready for what gets gradients, launch, finish, settle
   void begin();
   // Returns true when every entry has become ready.
   bool mark_ready(size_t entry);
@@ -89,6 +89,8 @@ class Bucket {
   };
   // Waits and sets the slots' states: reduced, or empty where no rank contributed.
   Outcome finish();
+  // Scales what has been reduced, and adds what an earlier reduction had left.
+  void settle(double scale = 1.0);
   // After a failed step: no gradients anywhere.
   void discard();
 

@@ -105,16 +105,12 @@ void DataParallel::broadcast_from_root() {
   synchronize_buffers();
 }
 
-void DataParallel::synchronize_buffers() {
+void DataParallel::synchronize_buffers(int root) {
   if (group_->size() == 1) return;
   const ProcessGroup::LabelScope label(*group_, Label("buffers"));
   std::vector<Work> works;
-  for (const auto& flat : flat_buffers_) works.push_back(group_->broadcast(flat.buffer, 0));
+  for (const auto& flat : flat_buffers_) works.push_back(group_->broadcast(flat.buffer, root));
   for (Work& work : works) work.wait();
-}
-
-DataParallel::Accumulation DataParallel::accumulate(data::Step& step) {
-  return Accumulation(*this, step);
 }
 
 void DataParallel::backward(const Tensor& loss, int64_t samples) {
@@ -126,6 +122,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
                "[data_parallel] a second backward() in micro-batch {} of step {}: it needs one, so "
                "add the losses up first",
                scope ? scope->at_ : 0, step_index_);
+  check_not_joined("backward()");
   const bool final = scope ? scope->last() : !no_sync_;
   if (!scope) {
     losses_.assign(losses_.size(), 0.0);
@@ -149,6 +146,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
     const double weight =
         scope ? static_cast<double>(samples) / static_cast<double>(scope->step_.global_samples)
               : 1.0 / group_->size();
+    samples_ += samples;
     const autograd::NoGrad no_grad;
     losses_[plan_ ? static_cast<size_t>(scope->current().index) : 0] += weight * loss.item();
     const Tensor seed = full(loss.sizes(), weight, {loss.dtype(), loss.device()});
@@ -181,13 +179,22 @@ void DataParallel::set_activity(Phase phase) const {
   }
 }
 
-void DataParallel::finish(const std::exception_ptr& failure) {
+bool DataParallel::finish(const std::exception_ptr& failure) {
   const auto backward_done = Clock::now();
   set_activity(Phase::kGradients);
-  // One that fails may not have come as far as the others.
-  const int64_t backwards = step_index_ == kNoStep ? unreduced_ + 1 : 0;
-  Reducer::Outcome outcome =
-      reducer_->finish(static_cast<bool>(failure), {step_index_, backwards, losses_});
+  StepTrailer::Share share{.joined = joined_, .step = step_index_, .loss_terms = losses_};
+  if (accumulation_ != nullptr) {
+    share.samples = samples_;
+    share.of_samples = accumulation_->step_.global_samples;
+  } else {
+    share.backwards = unreduced_ + 1;  // one that fails may not have come as far as the others
+    if (!options_.count_joined_ranks) {
+      share.samples = 1;
+      share.of_samples = group_->size();
+    }
+  }
+  Reducer::Outcome outcome = reducer_->finish(static_cast<bool>(failure), share);
+  const int active = outcome.sums.active();
   if (!outcome.sums.same_step) {
     throw_different_steps(
         failure,
@@ -205,12 +212,13 @@ void DataParallel::finish(const std::exception_ptr& failure) {
   if (outcome.sums.non_finite) discard_non_finite();
   if (shard_buffers_) {
     shard_buffers_->finish();
-  } else if (!plan_) {
-    synchronize_buffers();
+  } else if (!plan_ && active > 0) {
+    synchronize_buffers(outcome.sums.first_active());
   }
-  check_lockstep_now_and_then();
+  check_lockstep_now_and_then(active == group_->size());
   set_activity(Phase::kStep);
   report(std::move(outcome), {backward_done, Clock::now()});
+  return active == 0;
 }
 
 void DataParallel::report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait) const {
@@ -290,9 +298,10 @@ void DataParallel::check_lockstep() const {
   distributed::check_lockstep(*group_, all, fmt::format("in {}", step_name()));
 }
 
-void DataParallel::check_lockstep_now_and_then() {
+// A rank that has joined may be behind.
+void DataParallel::check_lockstep_now_and_then(bool complete) {
   const int64_t every = options_.check_lockstep_every;
-  if (every > 0 && ++reductions_ % every == 0) check_lockstep();
+  if (every > 0 && ++reductions_ % every == 0 && complete) check_lockstep();
 }
 
 // This rank's gradients were added to those of another step.
@@ -314,107 +323,10 @@ void DataParallel::throw_different_steps(const std::exception_ptr& failure, cons
 }
 
 std::string DataParallel::step_name() const {
+  if (joined_) return "a step after join()";
   if (step_index_ != kNoStep) return fmt::format("step {}", step_index_);
   if (unreduced_ == 0) return "a backward() outside accumulate()";
   return fmt::format("a backward() outside accumulate(), after {} in no_sync()", unreduced_);
-}
-
-// -- no_sync
-
-DataParallel::NoSync DataParallel::no_sync() { return NoSync(*this); }
-
-DataParallel::NoSync::NoSync(DataParallel& replicas)
-    : replicas_(replicas), before_(replicas.no_sync_) {
-  check<Error>(!replicas.plan_,
-               "[data_parallel] reduction mode bitwise adds up virtual shards, not what a rank has "
-               "accumulated; use accumulate() instead of no_sync(), or mode repeatable");
-  check<Error>(replicas.accumulation_ == nullptr,
-               "[data_parallel] no_sync() inside accumulate(), which decides by itself when to "
-               "communicate");
-  replicas.no_sync_ = true;
-}
-
-void DataParallel::remember_unreduced() {
-  ++unreduced_;
-  versions_.clear();
-  for (const auto& [name, p] : parameters_) versions_.push_back(p.version());
-}
-
-void DataParallel::check_unreduced() const {
-  if (unreduced_ == 0) return;
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    check<Error>(parameters_[i].second.version() == versions_[i],
-                 "[data_parallel] parameter {} has been changed since a backward() in no_sync() "
-                 "that has not been reduced yet; an optimizer's step with the gradients of one "
-                 "rank makes the replicas differ. Let the scope of no_sync() end before the last "
-                 "backward() of each step",
-                 parameters_[i].first);
-  }
-}
-
-// -- Accumulation
-
-DataParallel::Accumulation::Accumulation(DataParallel& replicas, data::Step& step)
-    : replicas_(replicas), step_(step) {
-  check(!step.micros.empty() && step.global_samples > 0,
-        "[data_parallel] step {} has {} micro-batches and {} samples", step.index,
-        step.micros.size(), step.global_samples);
-  check<Error>(replicas.accumulation_ == nullptr,
-               "[data_parallel] accumulate() inside accumulate(): one step at a time");
-  check<Error>(!replicas.no_sync_,
-               "[data_parallel] accumulate() inside no_sync(): it communicates in a step's last "
-               "micro-batch only, without being told");
-  replicas.check_unreduced();
-  check<Error>(
-      replicas.unreduced_ == 0 || !replicas.reducer_->has_unreduced(),
-      "[data_parallel] accumulate() while the gradients of {} backward() in no_sync() have "
-      "not been reduced: let the scope of no_sync() end before the last one, or drop them "
-      "with zero_grad()",
-      replicas.unreduced_);
-  replicas.unreduced_ = 0;
-  if (replicas.plan_) replicas.check_shards(step);
-  replicas.accumulation_ = this;
-  replicas.losses_.assign(replicas.losses_.size(), 0.0);
-  replicas.step_index_ = step.index;
-}
-
-DataParallel::Accumulation::~Accumulation() {
-  random_.reset();
-  replicas_.accumulation_ = nullptr;
-  // Left before the reduction: what has been added up here must not reach the optimizer.
-  const bool reduced = done() || (last() && backwards_ == 1);
-  if (!reduced) {
-    replicas_.reducer_->discard();
-  }
-  // Of a step that was reduced nothing is left to be given up.
-  if (replicas_.shard_buffers_) replicas_.shard_buffers_->abandon();
-}
-
-DataParallel::Accumulation::Iterator DataParallel::Accumulation::begin() {
-  check(!begun_, "[data_parallel] the micro-batches of a step can be iterated once");
-  begun_ = true;
-  if (replicas_.shard_buffers_) replicas_.shard_buffers_->begin_step();
-  enter();
-  return Iterator(this);
-}
-
-void DataParallel::Accumulation::enter() {
-  backwards_ = 0;
-  entered_ = Clock::now();
-  random_.reset();
-  if (!done()) {
-    if (replicas_.shard_buffers_) replicas_.shard_buffers_->begin_shard(at_);
-    random_.emplace(static_cast<uint64_t>(step_.index), static_cast<uint64_t>(current().index));
-  }
-}
-
-void DataParallel::Accumulation::advance() {
-  check<Error>(backwards_ == 1,
-               "[data_parallel] micro-batch {} of step {} had no call of backward(); it needs one, "
-               "DataParallel's own, so that its gradients are weighted and reduced",
-               at_, step_.index);
-  ++at_;
-  enter();
 }
 
 }  // namespace lockstep::distributed

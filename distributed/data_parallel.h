@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -29,6 +30,7 @@ struct DataParallelOptions {
   NonFinite non_finite = NonFinite::kThrow;     // what is done about NaN and infinite gradients
   int64_t check_lockstep_every = 1000;          // steps between checks of the replicas; 0: none
   bool learn_order = true;                      // of the buckets, from the first step
+  bool count_joined_ranks = false;  // in the mean of a backward() outside accumulate(): see join()
 };
 
 // Keeps the replicas of a model in lockstep: after each step's last backward every rank has the
@@ -96,6 +98,16 @@ struct DataParallelOptions {
 // make the replicas differ), and accumulate() throws while there are gradients that have not been
 // reduced. Mode bitwise has no no_sync().
 //
+// Steps of job.steps() and data::Sampler are even by construction. With loaders of their own ranks
+// may run out of data at different times; each calls join() then, and keeps the others company:
+//
+//   for (auto& batch : my_loader) {
+//     optimizer.zero_grad();
+//     replicas.backward(nn::cross_entropy(net.forward(batch.x), batch.y));
+//     optimizer.step();
+//   }
+//   replicas.join([&] { optimizer.step(); });
+//
 // A gradient that is NaN or infinite on one rank would spread to all of them; so each rank looks at
 // its own before they are summed, and by default (options.non_finite) every rank throws for that
 // step, naming parameter and rank. And every so many steps (options.check_lockstep_every) the ranks
@@ -130,9 +142,29 @@ class DataParallel {
   // mode bitwise.
   [[nodiscard]] NoSync no_sync();
 
+  // This rank has no data left. Takes part in the steps of the others, contributing nothing, until
+  // all ranks have joined; then returns on all of them, with the same parameters and buffers
+  // everywhere and no gradients. That costs no message before all have joined, and then one more
+  // reduction.
+  //
+  // Averages are over what is there: inside accumulate(), where step.global_samples tells the
+  // number of samples on all ranks as if none had joined, over the samples that backward() was
+  // given; outside, over the ranks that have not joined, or with options.count_joined_ranks over
+  // all, as PyTorch does by default. Buffers are those of the lowest rank that has not joined.
+  //
+  // `follow` is called after each of these steps, and does what the others do between zero_grad()
+  // and the next step: optimizer.step(), and that of a schedule. So optimizers stay in lockstep,
+  // too. Without it, the parameters come in the end from a rank that was among the last, and an
+  // optimizer's memory (momentum, step counts) lacks those steps here.
+  //
+  // Throws what backward() throws where another rank has failed; Error inside accumulate() or
+  // no_sync(), with gradients that have not been reduced, without `follow` for an optimizer that is
+  // watched, and in mode bitwise.
+  void join(const std::function<void()>& follow = {});
+
   // Gives every rank rank 0's buffers (running statistics). After every step they are equal by
   // themselves.
-  void synchronize_buffers();
+  void synchronize_buffers() { synchronize_buffers(0); }
 
   // Collective: throws DistributedError on every rank, naming ranks and tensor, unless all have the
   // same bits in parameters, buffers and the state of the optimizers that are watched.
@@ -153,15 +185,20 @@ class DataParallel {
 
   void move_buffers();
   void broadcast_from_root();
-  // Ends the step's communication; `failure` is what this rank's backward threw.
-  void finish(const std::exception_ptr& failure);
+  void synchronize_buffers(int root);
+  // Ends the step's communication; `failure` is what this rank's backward threw. Returns whether
+  // there was nobody left to contribute.
+  bool finish(const std::exception_ptr& failure);
   void check_shards(const data::Step& step) const;
   void report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait) const;
   void throw_poisoned(const std::exception_ptr& failure);
   void discard_non_finite();
-  void check_lockstep_now_and_then();
+  void check_lockstep_now_and_then(bool complete);
+  void check_not_joined(const char* function) const;
+  void end_join(int64_t missed_steps);
   void throw_different_steps(const std::exception_ptr& failure, const char* advice);
   void check_unreduced() const;
+  void check_reduced(const char* function);
   void remember_unreduced();
   std::string step_name() const;
   void set_activity(Phase phase) const;
@@ -185,10 +222,12 @@ class DataParallel {
   // The step under way.
   Accumulation* accumulation_ = nullptr;
   std::vector<double> losses_;  // this rank's, weighted: their sum, or one for each shard
+  int64_t samples_ = 0;         // this rank's, so far
   int64_t step_index_ = kNoStep;
   int64_t unreduced_ = 0;           // backward()s in no_sync() since the last reduction
   std::vector<uint32_t> versions_;  // then: of the parameters after the last of them
   bool no_sync_ = false;
+  bool joined_ = false;  // in join()
   friend class Accumulation;
 };
 

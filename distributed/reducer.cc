@@ -34,7 +34,7 @@ Reducer::Reducer(std::shared_ptr<ProcessGroup> group, const NamedTensors& parame
                  Options options)
     : group_(std::move(group)),
       options_(std::move(options)),
-      trailer_(group_->size(), options_.loss_terms),
+      trailer_(group_->rank(), group_->size(), options_.loss_terms),
       parameters_(parameters),
       homes_(parameters.size()),
       finite_check_(options_.find_non_finite),
@@ -374,16 +374,20 @@ Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share)
   outcome.poisoned = last.poisoned;
   const StepTrailer::Sums& sums = outcome.sums;
   if (sums.same_step && !outcome.poisoned) {
+    for (const Place& place : places_) {
+      if (!place.idle) place.bucket->settle(sums.scale);
+    }
     for (size_t i = 0; i + 1 < places_.size(); ++i) {
       Place& place = places_[i];
       if (sums.wanted[i] && place.idle) {
         wake(place);
         place.bucket->launch(*group_, false);
         finish_bucket(i);
+        place.bucket->settle(sums.scale);
       }
       place.idle = !sums.wanted[i];
     }
-    if (learning_ && !sums.non_finite) learn_order();
+    if (learning_ && !sums.non_finite && sums.active() == group_->size()) learn_order();
   }
   outcome.communication_seconds = busy.seconds();
   return outcome;

@@ -409,6 +409,7 @@ void what_is_no_shard_is_refused(ProcessGroup& group) {
   expect_refused(wrong, accumulate(step));
   expect_refused("backward() outside accumulate() has no virtual shards",
                  [&] { replicas.backward(net->loss(all.x, all.y, 0)); });
+  expect_refused("join() in reduction mode bitwise", [&] { replicas.join(); });
   expect_refused("use accumulate() instead of no_sync()",
                  [&] { static_cast<void>(replicas.no_sync()); });
   step = shards_of_step(group, all, 0);

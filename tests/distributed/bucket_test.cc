@@ -162,6 +162,7 @@ TEST(Bucket, ReducedGradientsAreNotReducedAgain) {
       bucket.begin();
       bucket.launch(group, false);
       bucket.finish();
+      bucket.settle();
     };
     sum(a).backward();
     sum(b * 10.0).backward();

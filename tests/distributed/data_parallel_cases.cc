@@ -354,7 +354,7 @@ const std::vector<Case>& data_parallel_cases() {
         CASE(another_data_parallel_takes_over),
         CASE(an_older_data_parallel_refuses),
     };
-    for (const auto* more : {&failure_cases(), &order_cases(), &no_sync_cases()}) {
+    for (const auto* more : {&failure_cases(), &order_cases(), &no_sync_cases(), &join_cases()}) {
       cases.insert(cases.end(), more->begin(), more->end());
     }
     return cases;
@@ -365,7 +365,8 @@ const std::vector<Case>& data_parallel_cases() {
 const std::vector<Case>& several_ranks_cases() {
   static const std::vector<Case> kCases = [] {
     std::vector<Case> cases = {CASE(different_models)};
-    for (const auto* more : {&several_ranks_failure_cases(), &several_ranks_no_sync_cases()}) {
+    for (const auto* more : {&several_ranks_failure_cases(), &several_ranks_no_sync_cases(),
+                             &several_ranks_join_cases()}) {
       cases.insert(cases.end(), more->begin(), more->end());
     }
     return cases;

@@ -12,12 +12,14 @@ const std::vector<Case>& data_parallel_cases();
 // Cases that need at least two ranks.
 const std::vector<Case>& several_ranks_cases();
 
-// Of these, those about failures and misuse, about when gradients leave, and about no_sync().
+// Of these, those about failures and misuse, about when gradients leave, no_sync() and join().
 const std::vector<Case>& failure_cases();
 const std::vector<Case>& several_ranks_failure_cases();
 const std::vector<Case>& order_cases();
 const std::vector<Case>& no_sync_cases();
 const std::vector<Case>& several_ranks_no_sync_cases();
+const std::vector<Case>& join_cases();
+const std::vector<Case>& several_ranks_join_cases();
 
 // Of data_parallel_cases(), those about parameters that are frozen and unfrozen.
 void frozen_and_unfrozen_between_steps(ProcessGroup& group);
