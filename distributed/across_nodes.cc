@@ -96,6 +96,8 @@ void AcrossNodes::compare(const Call& call, bool same,
 // which writes it to its node's regions. Both directions run at the same time on different pieces,
 // so a full-duplex link carries the data once each way, which for two nodes equals reduce-scatter
 // and all-gather; inner nodes of a longer chain send twice the data, a ring (N-1)/N of that.
+// 16-bit floats travel as such, since their point is to be few bytes: each node adds in float32 and
+// rounds once, what it passes on and the result alike.
 class AcrossNodes::Chain {
  public:
   Chain(AcrossNodes& owner, DType dtype, ReduceOp op, std::span<std::byte* const> regions,
@@ -107,9 +109,8 @@ class AcrossNodes::Chain {
         block_(block),
         channels_(channels),
         width_(size_of(dtype)),
-        accumulator_width_(size_of(accumulator_of(dtype))),
         pieces_((count + block - 1) / block),
-        buffer_bytes_(static_cast<size_t>(std::min(count, block)) * accumulator_width_) {
+        buffer_bytes_(static_cast<size_t>(std::min(count, block)) * width_) {
     const auto& nodes = owner.layout_.nodes;
     const auto me = static_cast<size_t>(owner.layout_.node);
     const auto at = static_cast<size_t>(owner.layout_.index);
@@ -146,7 +147,7 @@ class AcrossNodes::Chain {
   }
   int64_t elements(int64_t piece) const { return slice(piece).end - slice(piece).begin; }
   int bytes(int64_t piece) const {
-    return static_cast<int>(static_cast<size_t>(elements(piece)) * accumulator_width_);
+    return static_cast<int>(static_cast<size_t>(elements(piece)) * width_);
   }
 
   static bool done(MPI_Request& request) {
@@ -201,7 +202,9 @@ class AcrossNodes::Chain {
     }
     if (has_upper() && down_ < down_posted_ && done(received_[down_slot(down_)])) {
       const size_t slot = down_slot(down_);
-      reduce(reduction_, buffer(slot), {}, elements(down_), places(down_));
+      for (std::byte* place : places(down_)) {
+        std::memcpy(place, buffer(slot), static_cast<size_t>(bytes(down_)));
+      }
       if (has_lower()) send(down_, slot, lower_, kResult);
       ++down_;
       progress = true;
@@ -211,14 +214,15 @@ class AcrossNodes::Chain {
 
   void go_up(size_t slot) {
     const std::vector<std::byte*> here = places(up_);
-    const std::vector<const std::byte*> sources(here.begin(), here.end());
-    const std::byte* partial = has_lower() ? buffer(slot) : nullptr;
+    std::vector<const std::byte*> sources(here.begin(), here.end());
+    if (has_lower()) sources.insert(sources.begin(), buffer(slot));
+    std::vector<std::byte*> outputs{buffer(slot)};
+    if (!has_upper()) outputs.insert(outputs.end(), here.begin(), here.end());  // the result
+    reduce(reduction_, sources, elements(up_), outputs);
     if (has_upper()) {
-      reduce(reduction_, partial, sources, elements(up_), {}, buffer(slot));
       send(up_, slot, upper_, kPartial);
-    } else {  // the last node: this is the result
-      reduce(reduction_, partial, sources, elements(up_), here, buffer(slot));
-      if (has_lower()) send(up_, slot, lower_, kResult);
+    } else if (has_lower()) {
+      send(up_, slot, lower_, kResult);
     }
     ++up_;
   }
@@ -230,7 +234,6 @@ class AcrossNodes::Chain {
   const int64_t block_;
   const int channels_;
   const size_t width_;
-  const size_t accumulator_width_;
   const int64_t pieces_;
   const size_t buffer_bytes_;
   int lower_ = -1;
@@ -317,7 +320,7 @@ void AcrossNodes::run(const Collective& c) {
   if (c.kind == CollectiveKind::kReduceScatter && part > 0) {
     std::vector<const std::byte*> sources;
     for (const int r : order) sources.push_back(parts_.data() + at(r));
-    reduce({c.in.dtype, c.op}, nullptr, sources, static_cast<int64_t>(part / width), {&out, 1});
+    reduce({c.in.dtype, c.op}, sources, static_cast<int64_t>(part / width), {&out, 1});
   }
 }
 

@@ -162,7 +162,7 @@ class MpiGroup final : public ProcessGroup {
       if (c.kind == CollectiveKind::kCanonicalSum) {
         return across_->canonical_sum(*c.plan, c.in.dtype, regions, count, kCanonicalBlock);
       }
-      const size_t block = AcrossNodes::kPieceBytes / size_of(accumulator_of(c.in.dtype));
+      const size_t block = AcrossNodes::kPieceBytes / size_of(c.in.dtype);
       across_->all_reduce(c.in.dtype, c.op, regions, count, static_cast<int64_t>(block));
     };
   }

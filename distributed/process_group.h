@@ -104,7 +104,8 @@ class ProcessGroup {
   virtual std::shared_ptr<Memory> allocate(size_t bytes, Device device) = 0;
 
   // In place: every rank ends with the reduction over all ranks, combined in rank order. 16-bit
-  // floats are combined in float32 and rounded once. Integers wrap; min and max keep a NaN.
+  // floats are combined in float32 and rounded once; where they pass from node to node, once more
+  // for each node, so that 16 bits travel. Integers wrap; min and max keep a NaN.
   Work all_reduce(Buffer buffer, ReduceOp op = ReduceOp::kSum, Launch launch = Launch::kAsync);
   Work broadcast(Buffer buffer, int root, Launch launch = Launch::kAsync);
   // in.count == size() * out.count; rank r receives the reduced r-th part. out may be that part of

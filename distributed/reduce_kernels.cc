@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "lockstep/distributed/flush_denormals.h"
+#include "lockstep/distributed/half_kernels.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::distributed {
@@ -30,75 +31,80 @@ inline T combine(T a, T b) {
   }
 }
 
-// Small enough to stay in the first-level cache together with one block of a source.
+// Small enough to stay in the first-level cache together with two blocks of sources.
 constexpr int64_t kBlock = 1024;
 
-template <typename T, ReduceOp op>
-void reduce_typed(const std::byte* partial, std::span<const std::byte* const> sources,
-                  int64_t count, std::span<std::byte* const> outputs, std::byte* result) {
-  using A = Accumulator<T>;
-  alignas(64) A sum[kBlock];
-  for (int64_t begin = 0; begin < count; begin += kBlock) {
-    const int64_t n = std::min(kBlock, count - begin);
-    const auto bytes = static_cast<size_t>(n);
-    size_t next = 0;
-    if (partial != nullptr) {
-      std::memcpy(sum, reinterpret_cast<const A*>(partial) + begin, bytes * sizeof(A));
-    } else if (sources.size() > 1) {
-      const T* a = reinterpret_cast<const T*>(sources[0]) + begin;
-      const T* b = reinterpret_cast<const T*>(sources[1]) + begin;
-      for (int64_t i = 0; i < n; ++i) sum[i] = combine<op>(A(a[i]), A(b[i]));
-      next = 2;
-    } else {
-      const T* a = reinterpret_cast<const T*>(sources[0]) + begin;
-      for (int64_t i = 0; i < n; ++i) sum[i] = A(a[i]);
-      next = 1;
-    }
-    for (; next < sources.size(); ++next) {
-      const T* b = reinterpret_cast<const T*>(sources[next]) + begin;
-      for (int64_t i = 0; i < n; ++i) sum[i] = combine<op>(sum[i], A(b[i]));
-    }
-    for (std::byte* output : outputs) {
-      T* out = reinterpret_cast<T*>(output) + begin;
-      if constexpr (std::is_same_v<T, A>) {
-        std::memcpy(out, sum, bytes * sizeof(T));
-      } else {
-        for (int64_t i = 0; i < n; ++i) out[i] = T(sum[i]);
-      }
-    }
-    if (result != nullptr) {
-      std::memcpy(reinterpret_cast<A*>(result) + begin, sum, bytes * sizeof(A));
-    }
+// A block of a source in the dtype it is combined in, which may mean: in `space`.
+template <typename T>
+const Accumulator<T>* widened(const std::byte* source, int64_t begin, int64_t n,
+                              Accumulator<T>* space) {
+  const T* from = reinterpret_cast<const T*>(source) + begin;
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    cpu::half_kernels().from_bfloat16(reinterpret_cast<const uint16_t*>(from), space, n);
+    return space;
+  } else if constexpr (std::is_same_v<T, Float16>) {
+    cpu::half_kernels().from_float16(reinterpret_cast<const uint16_t*>(from), space, n);
+    return space;
+  } else {
+    return from;
   }
 }
 
 template <typename T>
-void reduce_any_op(ReduceOp op, const std::byte* partial, std::span<const std::byte* const> sources,
-                   int64_t count, std::span<std::byte* const> outputs, std::byte* result) {
+void narrow(const Accumulator<T>* sum, std::byte* output, int64_t begin, int64_t n) {
+  T* to = reinterpret_cast<T*>(output) + begin;
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    cpu::half_kernels().to_bfloat16(sum, reinterpret_cast<uint16_t*>(to), n);
+  } else if constexpr (std::is_same_v<T, Float16>) {
+    cpu::half_kernels().to_float16(sum, reinterpret_cast<uint16_t*>(to), n);
+  } else {
+    std::memcpy(to, sum, static_cast<size_t>(n) * sizeof(T));
+  }
+}
+
+template <typename T, ReduceOp op>
+void reduce_typed(std::span<const std::byte* const> sources, int64_t count,
+                  std::span<std::byte* const> outputs) {
+  using A = Accumulator<T>;
+  alignas(64) A sum[kBlock];
+  alignas(64) A space[2][kIsHalf<T> ? kBlock : 1];
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t n = std::min(kBlock, count - begin);
+    const A* a = widened<T>(sources[0], begin, n, space[0]);
+    if (sources.size() == 1) {
+      std::memcpy(sum, a, static_cast<size_t>(n) * sizeof(A));
+    } else {
+      const A* b = widened<T>(sources[1], begin, n, space[1]);
+      for (int64_t i = 0; i < n; ++i) sum[i] = combine<op>(a[i], b[i]);
+    }
+    for (size_t next = 2; next < sources.size(); ++next) {
+      const A* b = widened<T>(sources[next], begin, n, space[1]);
+      for (int64_t i = 0; i < n; ++i) sum[i] = combine<op>(sum[i], b[i]);
+    }
+    for (std::byte* output : outputs) narrow<T>(sum, output, begin, n);
+  }
+}
+
+template <typename T>
+void reduce_any_op(ReduceOp op, std::span<const std::byte* const> sources, int64_t count,
+                   std::span<std::byte* const> outputs) {
   switch (op) {
     case ReduceOp::kSum:
-      return reduce_typed<T, ReduceOp::kSum>(partial, sources, count, outputs, result);
+      return reduce_typed<T, ReduceOp::kSum>(sources, count, outputs);
     case ReduceOp::kMin:
-      return reduce_typed<T, ReduceOp::kMin>(partial, sources, count, outputs, result);
+      return reduce_typed<T, ReduceOp::kMin>(sources, count, outputs);
     case ReduceOp::kMax:
-      return reduce_typed<T, ReduceOp::kMax>(partial, sources, count, outputs, result);
+      return reduce_typed<T, ReduceOp::kMax>(sources, count, outputs);
   }
 }
 
 }  // namespace
 
-DType accumulator_of(DType dtype) {
-  return dtype == DType::kBFloat16 || dtype == DType::kFloat16 ? DType::kFloat32 : dtype;
-}
-
-void reduce(Reduction reduction, const std::byte* partial,
-            std::span<const std::byte* const> sources, int64_t count,
-            std::span<std::byte* const> outputs, std::byte* result) {
-  check(partial != nullptr || !sources.empty(), "[reduce] there is nothing to reduce");
+void reduce(Reduction reduction, std::span<const std::byte* const> sources, int64_t count,
+            std::span<std::byte* const> outputs) {
+  check(!sources.empty(), "[reduce] there is nothing to reduce");
   const FlushDenormals flush;
-  const auto run = [&]<typename T>() {
-    reduce_any_op<T>(reduction.op, partial, sources, count, outputs, result);
-  };
+  const auto run = [&]<typename T>() { reduce_any_op<T>(reduction.op, sources, count, outputs); };
   switch (reduction.dtype) {
     case DType::kFloat32:
       return run.operator()<float>();

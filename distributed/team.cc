@@ -50,7 +50,7 @@ class Run {
     if (reach == Team::Reach::kCopied && !reduce_regions_) {  // tiny: all do the same sum
       const std::vector<std::byte*> copies = inputs();
       const std::vector<const std::byte*> sources(copies.begin(), copies.end());
-      reduce({c_.in.dtype, c_.op}, nullptr, sources, c_.in.count, {&out_, 1});
+      reduce({c_.in.dtype, c_.op}, sources, c_.in.count, {&out_, 1});
       return;
     }
     if (reach != Team::Reach::kNone) {
@@ -110,7 +110,7 @@ class Run {
     std::vector<std::byte*> slices = regions;
     for (std::byte*& start : slices) start += offset(slice.begin);
     const std::vector<const std::byte*> sources(slices.begin(), slices.end());
-    reduce({c_.in.dtype, c_.op}, nullptr, sources, slice.end - slice.begin, slices);
+    reduce({c_.in.dtype, c_.op}, sources, slice.end - slice.begin, slices);
   }
 
   // Inputs and outputs consist of parts: size() of them on the longer side.
@@ -130,7 +130,7 @@ class Run {
         std::vector<const std::byte*> parts(sources.begin(), sources.end());
         for (const std::byte*& part : parts) part += offset(me_ * stride);
         std::byte* const out = out_ + offset(begin);
-        reduce({c_.in.dtype, c_.op}, nullptr, parts, count, {&out, 1});
+        reduce({c_.in.dtype, c_.op}, parts, count, {&out, 1});
         return;
       }
       case CollectiveKind::kAllGather:
