@@ -56,6 +56,7 @@ Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extra
     entry.slot->reopen = [this] { set_aside_reduced(); };
     autograd::set_gradient_slot(entry.parameter, entry.slot);
   }
+  reduction_->attach(group, *this);
 }
 
 Bucket::~Bucket() {
@@ -82,6 +83,16 @@ size_t Bucket::bytes() const { return static_cast<size_t>(elements_) * size_of(d
 
 Buffer Bucket::gradient_buffer() const {
   return {gradient_memory_->data(), elements_, dtype_, device_};
+}
+
+Tensor Bucket::gradients() const {
+  return from_memory(gradient_memory_->data(), {trailer_}, dtype_, gradient_memory_);
+}
+
+Buffer Bucket::trailer_buffer() const {
+  char* const data = static_cast<char*>(gradient_memory_->data());
+  return {data + static_cast<size_t>(trailer_) * size_of(dtype_), elements_ - trailer_, dtype_,
+          device_};
 }
 
 Buffer Bucket::slots_buffer() const {
@@ -273,11 +284,18 @@ void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> 
   reduction_->launch(group, *this);
 }
 
+void Bucket::proceed(ProcessGroup& group) {
+  const ProcessGroup::LabelScope label(group, label_);
+  reduction_->proceed(group, *this);
+}
+
 Bucket::Outcome Bucket::finish() {
-  const Work::Times times = reduction_->finish();
+  const Work::Times times = reduction_->finish(*this);
   if (reduction_->schedule() != nullptr) use_slot(0, false);
   Outcome outcome = dtype_ == DType::kFloat32 ? read_trailer<float>() : read_trailer<double>();
   outcome.times = times;
+  outcome.trouble = reduction_->trouble();
+  outcome.sent_bytes = reduction_->sent_bytes() > 0 ? reduction_->sent_bytes() : bytes();
   return outcome;
 }
 
@@ -303,6 +321,7 @@ void Bucket::discard() {
     entry.contributed = false;
   }
   carry_ = Tensor();
+  reduction_->discard();
 }
 
 // A gradient arrives for memory that holds an earlier reduction's result. All of the bucket's

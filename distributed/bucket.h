@@ -60,6 +60,8 @@ class Bucket {
   const Label& label() const { return label_; }
   size_t bytes() const;            // gradients and trailer
   Buffer gradient_buffer() const;  // gradients and trailer, in slot 0
+  Tensor gradients() const;        // in slot 0, flat, without the trailer: a view
+  Buffer trailer_buffer() const;   // in slot 0
   Buffer slots_buffer() const;     // all slots, of equal length
   int64_t trailer_offset() const { return trailer_; }
 
@@ -82,10 +84,14 @@ class Bucket {
   // Zeroes the places of entries without a gradient, writes the trailer and starts the reduction.
   // As many extras as the constructor was told.
   void launch(ProcessGroup& group, bool poisoned, std::span<const double> extras = {});
+  // When all buckets have been launched, and before the first one is finished.
+  void proceed(ProcessGroup& group);
   struct Outcome {
     bool poisoned = false;
+    std::string trouble;  // BucketReduction::trouble()
     std::vector<double> extras;
     Work::Times times;
+    size_t sent_bytes = 0;
   };
   // Waits and sets the slots' states: reduced, or empty where no rank contributed.
   Outcome finish();

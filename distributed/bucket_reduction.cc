@@ -11,16 +11,8 @@ namespace {
 class AllReduction final : public BucketReduction {
  public:
   void launch(ProcessGroup& group, const Bucket& bucket) override {
-    work_ = group.all_reduce(bucket.gradient_buffer());
+    issue(group.all_reduce(bucket.gradient_buffer()));
   }
-  Work::Times finish() override {
-    Work work = std::exchange(work_, {});
-    work.wait();
-    return work.times();
-  }
-
- private:
-  Work work_;
 };
 
 class CanonicalReduction final : public BucketReduction {
@@ -45,21 +37,29 @@ class CanonicalReduction final : public BucketReduction {
           static_cast<std::byte*>(slots.data) + static_cast<size_t>(piece.slot) * stride + begin, 0,
           first.bytes() - begin);
     }
-    work_ = group.canonical_sum(slots, plan_);
-  }
-  Work::Times finish() override {
-    Work work = std::exchange(work_, {});
-    work.wait();
-    return work.times();
+    issue(group.canonical_sum(slots, plan_));
   }
 
  private:
   std::shared_ptr<const CanonicalPlan> plan_;
   const CanonicalPlan::Share& share_;
-  Work work_;
 };
 
 }  // namespace
+
+Work::Times BucketReduction::wait() {
+  const std::vector<Work> works = std::exchange(works_, {});
+  Work::Times times;
+  for (size_t i = 0; i < works.size(); ++i) {
+    Work work = works[i];
+    work.wait();
+    if (i == 0) times = work.times();
+    times.finished = work.times().finished;
+  }
+  return times;
+}
+
+Work::Times BucketReduction::finish(const Bucket&) { return wait(); }
 
 std::unique_ptr<BucketReduction> make_all_reduction() { return std::make_unique<AllReduction>(); }
 

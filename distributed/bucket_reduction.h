@@ -2,6 +2,8 @@
 
 #include <functional>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "lockstep/distributed/canonical_sum.h"
@@ -11,8 +13,13 @@ namespace lockstep::distributed {
 
 class Bucket;
 
-// How the gradients of one bucket become the sum over all ranks. A bucket owns one, which may keep
-// memory and state of its own (a compressed copy, errors to feed back) from step to step.
+// How the gradients of one bucket become the sum over all ranks: the place for communication hooks
+// (docs/communication-hooks.md). A bucket owns one, which may keep memory and state of its own (a
+// compressed copy, errors to feed back) from step to step. The gradients have been weighted before,
+// so that their sum over the ranks is the mean.
+//
+// Every rank makes the same calls in the same order, and must issue the same collectives in them.
+// All ranks must end with the same bits.
 class BucketReduction {
  public:
   BucketReduction() = default;
@@ -26,15 +33,39 @@ class BucketReduction {
   // its own, which says where its gradients go and what is added up then.
   virtual const std::vector<CanonicalPlan::Leaf>* schedule() const { return nullptr; }
 
+  // At the end of the bucket's construction, to allocate memory of the group.
+  virtual void attach(ProcessGroup& /*group*/, const Bucket& /*bucket*/) {}
+
   // The bucket is complete: its gradients and trailer lie in slot 0, or, with a schedule, where
-  // that has left them, the trailer in slot 0. Starts what has to be done and returns; every rank
-  // issues the same collectives.
+  // that has left them, the trailer in slot 0. Starts what has to be done and returns: backward
+  // goes on meanwhile.
   virtual void launch(ProcessGroup& group, const Bucket& bucket) = 0;
+  // After backward, for all buckets in order and before the first finish(): what needs the result
+  // of launch() may wait for it and start a second exchange.
+  virtual void proceed(ProcessGroup& /*group*/, const Bucket& /*bucket*/) {}
   // Waits for the end of it: slot 0 holds the reduced gradients and the trailer's exact sum. Throws
   // DistributedError if a collective failed.
-  virtual Work::Times finish() = 0;
+  virtual Work::Times finish(const Bucket& bucket);
+  // Why the last result is of no use although every rank's gradients were finite, the same on every
+  // rank; such a step is treated like one with NaN gradients. Empty: nothing is wrong.
+  virtual std::string trouble() const { return {}; }
+  // How much this rank gave to its collectives, for the timeline. 0: as much as the bucket holds.
+  virtual size_t sent_bytes() const { return 0; }
+  // The step has been given up: its gradients, on any rank, may have been anything. Comes without a
+  // launch(), too.
+  virtual void discard() {}
+
+ protected:
+  // A collective for the next wait().
+  void issue(Work work) { works_.push_back(std::move(work)); }
+  // Waits for what has been issued. From the launch of the first to the end of the last.
+  Work::Times wait();
+
+ private:
+  std::vector<Work> works_;
 };
 
+// Makes one bucket's.
 using MakeReduction = std::function<std::unique_ptr<BucketReduction>()>;
 
 // One all-reduce, in place.

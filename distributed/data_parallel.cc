@@ -19,17 +19,22 @@
 namespace lockstep::distributed {
 DataParallel::DataParallel(const nn::Module& model, std::shared_ptr<ProcessGroup> group,
                            DataParallelOptions options)
-    : DataParallel(model.named_parameters(), model.named_buffers(), std::move(group), options) {}
+    : DataParallel(model.named_parameters(), model.named_buffers(), std::move(group),
+                   std::move(options)) {}
 
 DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
                            std::shared_ptr<ProcessGroup> group, DataParallelOptions options)
     : group_(std::move(group)),
-      options_(options),
+      options_(std::move(options)),
       parameters_(std::move(parameters)),
       buffers_(std::move(buffers)) {
-  if (options.reduction == ReductionMode::kBitwise) {
+  if (options_.reduction == ReductionMode::kBitwise) {
+    check(!options_.compression,
+          "[data_parallel] reduction mode bitwise adds the virtual shards' gradients exactly along "
+          "one tree; with compression each rank would round its own part, so that the bits depend "
+          "on the number of ranks. Use mode repeatable, or no compression");
     const int64_t shards =
-        options.virtual_shards != 0 ? options.virtual_shards : options.reduction.virtual_shards;
+        options_.virtual_shards != 0 ? options_.virtual_shards : options_.reduction.virtual_shards;
     plan_ = std::make_shared<const CanonicalPlan>(shards, group_->size());
   }
   check(!parameters_.empty(), "[data_parallel] the model has no parameters");
@@ -38,9 +43,10 @@ DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
   weights_ = std::move(weights);
   const ProcessGroup::LabelScope label(*group_, Label("a new DataParallel"));
   verify_same_model(*group_, parameters_, buffers_);
-  Reducer::Options reducer{options.first_bucket_bytes, options.bucket_bytes};
-  reducer.find_non_finite = options.non_finite != NonFinite::kIgnore;
-  reducer.learn_order = options.learn_order;
+  Reducer::Options reducer{options_.first_bucket_bytes, options_.bucket_bytes};
+  reducer.find_non_finite = options_.non_finite != NonFinite::kIgnore;
+  reducer.learn_order = options_.learn_order;
+  if (options_.compression) reducer.make_reduction = options_.compression;
   if (plan_) {
     verify_same_text(*group_,
                      "[data_parallel] the ranks would not compute the same bits, which reduction "
@@ -209,7 +215,10 @@ bool DataParallel::finish(const std::exception_ptr& failure) {
   }
   unreduced_ = 0;
   if (outcome.poisoned) throw_poisoned(failure);
-  if (outcome.sums.non_finite) discard_non_finite();
+  const bool heeds_trouble = options_.non_finite != NonFinite::kIgnore;
+  if (outcome.sums.non_finite || (heeds_trouble && !outcome.trouble.empty())) {
+    discard_non_finite(outcome);
+  }
   if (shard_buffers_) {
     shard_buffers_->finish();
   } else if (!plan_ && active > 0) {
@@ -280,10 +289,12 @@ void DataParallel::check_shards(const data::Step& step) const {
 }
 
 // The same on every rank.
-void DataParallel::discard_non_finite() {
+void DataParallel::discard_non_finite(const Reducer::Outcome& outcome) {
   reducer_->discard();
   if (options_.non_finite == NonFinite::kThrow) {
-    reducer_->finite_check().fail(*group_, step_name());
+    if (outcome.sums.non_finite) reducer_->finite_check().fail(*group_, step_name());
+    fail<DistributedError>("[data_parallel] in {} {}. All gradients of the step are discarded",
+                           step_name(), outcome.trouble);
   }
   ++skipped_steps_;
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lockstep/data/step.h"
+#include "lockstep/distributed/bucket_reduction.h"
 #include "lockstep/distributed/finite_check.h"
 #include "lockstep/distributed/process_group.h"
 #include "lockstep/distributed/reducer.h"
@@ -28,8 +29,11 @@ struct DataParallelOptions {
   size_t first_bucket_bytes = size_t{1} << 20;  // small, so that communication starts early
   size_t bucket_bytes = size_t{25} << 20;       // a bucket closes once it has this many
   NonFinite non_finite = NonFinite::kThrow;     // what is done about NaN and infinite gradients
-  int64_t check_lockstep_every = 1000;          // steps between checks of the replicas; 0: none
-  bool learn_order = true;                      // of the buckets, from the first step
+  // How gradients are made smaller on their way (compression.h), or otherwise reduced: a hook of
+  // your own (docs/communication-hooks.md). Empty: they travel as they are. Not in mode bitwise.
+  MakeReduction compression = {};
+  int64_t check_lockstep_every = 1000;  // steps between checks of the replicas; 0: none
+  bool learn_order = true;              // of the buckets, from the first step
   bool count_joined_ranks = false;  // in the mean of a backward() outside accumulate(): see join()
 };
 
@@ -192,7 +196,7 @@ class DataParallel {
   void check_shards(const data::Step& step) const;
   void report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait) const;
   void throw_poisoned(const std::exception_ptr& failure);
-  void discard_non_finite();
+  void discard_non_finite(const Reducer::Outcome& outcome);
   void check_lockstep_now_and_then(bool complete);
   void check_not_joined(const char* function) const;
   void end_join(int64_t missed_steps);

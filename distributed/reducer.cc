@@ -362,10 +362,14 @@ Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share)
     Bucket::Outcome of_bucket = bucket.finish();
     const auto& [launched, started, finished] = of_bucket.times;
     busy.add(of_bucket.times);
+    if (outcome.trouble.empty()) outcome.trouble = of_bucket.trouble;
     outcome.all_reduces.push_back(
-        {static_cast<int64_t>(i), bucket.bytes(), launched, started, finished});
+        {static_cast<int64_t>(i), of_bucket.sent_bytes, launched, started, finished});
     return of_bucket;
   };
+  for (const Place& place : places_) {
+    if (!place.idle) place.bucket->proceed(*group_);
+  }
   Bucket::Outcome last;
   for (size_t i = 0; i < places_.size(); ++i) {
     if (!places_[i].idle) last = finish_bucket(i);
@@ -382,6 +386,7 @@ Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share)
       if (sums.wanted[i] && place.idle) {
         wake(place);
         place.bucket->launch(*group_, false);
+        place.bucket->proceed(*group_);
         finish_bucket(i);
         place.bucket->settle(sums.scale);
       }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "lockstep/data/step.h"
@@ -61,6 +62,7 @@ class Reducer {
   struct Outcome {
     StepTrailer::Sums sums;
     bool poisoned = false;  // on some rank; otherwise the gradients are there
+    std::string trouble;    // a bucket's, see bucket_reduction.h
     double communication_seconds = 0.0;
     std::vector<data::StepTimeline::AllReduce> all_reduces;
   };

@@ -168,9 +168,9 @@ inline data::Step make_step(const Samples& all, int rank, int world, int64_t acc
 
 // -- training
 
-inline constexpr DataParallelOptions kOneBucket{};
-inline constexpr DataParallelOptions kSmallBuckets{.first_bucket_bytes = 64, .bucket_bytes = 200};
-inline constexpr DataParallelOptions kBucketEach{.first_bucket_bytes = 1, .bucket_bytes = 1};
+inline const DataParallelOptions kOneBucket{};
+inline const DataParallelOptions kSmallBuckets{.first_bucket_bytes = 64, .bucket_bytes = 200};
+inline const DataParallelOptions kBucketEach{.first_bucket_bytes = 1, .bucket_bytes = 1};
 
 // Groups are handed to the cases by reference; DataParallel wants to share them.
 inline std::shared_ptr<ProcessGroup> share_of(ProcessGroup& group) {
