@@ -40,6 +40,7 @@ Reducer::Reducer(std::shared_ptr<ProcessGroup> group, const NamedTensors& parame
       finite_check_(options_.find_non_finite),
       learning_(options_.learn_order && group_->size() > 1) {
   const auto reduction = options_.make_reduction();
+  check(reduction != nullptr, "[data_parallel] the function in `compression` returned null");
   if (reduction->schedule() != nullptr) passes_apart_ = reduction->schedule()->size();
   plan();
   for (Place& place : places_) {

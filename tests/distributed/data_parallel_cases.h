@@ -9,6 +9,9 @@ namespace lockstep::distributed::testing {
 // Behaviours of DataParallel, in process groups of any size.
 const std::vector<Case>& data_parallel_cases();
 
+// Those about communication hooks.
+const std::vector<Case>& hook_cases();
+
 // Cases that need at least two ranks.
 const std::vector<Case>& several_ranks_cases();
 

@@ -11,6 +11,7 @@ namespace {
 
 std::vector<Case> cases() {
   std::vector<Case> all = data_parallel_cases();
+  all.insert(all.end(), hook_cases().begin(), hook_cases().end());
   all.insert(all.end(), several_ranks_cases().begin(), several_ranks_cases().end());
   return all;
 }

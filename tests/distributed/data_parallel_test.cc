@@ -17,6 +17,10 @@ INSTANTIATE_TEST_SUITE_P(All, ThreadRanks,
                          ::testing::Combine(::testing::Values(1, 2, 3, 4),
                                             ::testing::ValuesIn(data_parallel_cases())),
                          case_name);
+INSTANTIATE_TEST_SUITE_P(Hooks, ThreadRanks,
+                         ::testing::Combine(::testing::Values(1, 2, 3),
+                                            ::testing::ValuesIn(hook_cases())),
+                         case_name);
 INSTANTIATE_TEST_SUITE_P(Several, ThreadRanks,
                          ::testing::Combine(::testing::Values(2, 3),
                                             ::testing::ValuesIn(several_ranks_cases())),
