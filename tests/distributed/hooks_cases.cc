@@ -1,4 +1,4 @@
-// Communication hooks: compressed gradients, a hook of one's own.
+// Communication hooks: compressed gradients, a hook of one's own, parameters averaged now and then.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -10,8 +10,11 @@
 #include "lockstep/distributed/bucket.h"
 #include "lockstep/distributed/compression.h"
 #include "lockstep/distributed/data_parallel.h"
+#include "lockstep/distributed/periodic_averager.h"
+#include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/random.h"
+#include "lockstep/optim/optim.h"
 
 #include "data_parallel_cases.h"
 #include "data_parallel_support.h"
@@ -403,6 +406,80 @@ void a_hook_of_ones_own(ProcessGroup& group) {
   }
 }
 
+// -- parameters averaged now and then
+
+// Rank r adds r to everything in each step, after all have begun with rank 0's values.
+void periodic_averages(ProcessGroup& group) {
+  std::vector<Tensor> parameters;
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
+    parameters.push_back(full({3, 2}, 8.0 + group.rank(), {dtype}).requires_grad_());
+  }
+  PeriodicAverager averager(parameters, share_of(group), {.period = 3, .warmup_steps = 2});
+  double common = 8.0;
+  int since = 0;
+  std::vector<bool> averaged;
+  for (int step = 1; step <= 9; ++step) {
+    for (const Tensor& p : parameters) {
+      const autograd::NoGrad no_grad;
+      p.add_(static_cast<double>(group.rank()));
+    }
+    ++since;
+    averaged.push_back(averager.step());
+    if (averaged.back()) {
+      common += since * (group.size() - 1) / 2.0;
+      since = 0;
+    }
+    for (const Tensor& p : parameters) {
+      EXPECT_EQ(p.to_vector(), std::vector<double>(6, common + since * group.rank())) << step;
+    }
+  }
+  EXPECT_EQ(averaged,
+            (std::vector<bool>{true, true, false, false, true, false, false, true, false}));
+  EXPECT_EQ(averager.steps(), 9);
+  averager.average();
+  EXPECT_EQ(parameters[0].to_vector()[5], common + (group.size() - 1) / 2.0);
+}
+
+// For plain SGD the mean of the replicas after every step is the replica that the mean gradient
+// makes; less often it is not, but the replicas are still the same afterwards.
+void averager_trains_like_one_process(ProcessGroup& group) {
+  for (const int64_t period : {1, 2}) {
+    const auto alone = make_net<Mlp>(DType::kFloat64), net = make_net<Mlp>(DType::kFloat64);
+    PeriodicAverager averager(net->named_parameters(), share_of(group), {.period = period});
+    optim::SGD sgd(net->parameters(), {.lr = 0.5});
+    optim::SGD sgd_alone(alone->parameters(), {.lr = 0.5});
+    for (int64_t index = 0; index < 4; ++index) {
+      const Samples all = make_samples(4 * group.size(), Mlp::kInput, DType::kFloat64, index);
+      const auto step = make_step(all, group.rank(), group.size(), 1, index);
+      sgd.zero_grad();
+      net->loss(step.micros[0].x, step.micros[0].y, 0).backward();
+      sgd.step();
+      averager.step();
+      sgd_alone.zero_grad();
+      alone->loss(all.x, all.y, 0).backward();
+      sgd_alone.step();
+    }
+    expect_same_bits(group, net->named_parameters());
+    const auto mine = net->fc1.weight.to_vector(), other = alone->fc1.weight.to_vector();
+    if (period == 1 || group.size() == 1) {
+      EXPECT_LE(distance(mine, other), 1e-13 * norm(other));
+    } else {
+      EXPECT_GT(distance(mine, other), 1e-6 * norm(other));
+    }
+  }
+}
+
+void averager_refuses(ProcessGroup& group) {
+  const auto group_pointer = share_of(group);
+  const std::vector<Tensor> right{zeros({2})};
+  EXPECT_THROW(PeriodicAverager({zeros({2}, {DType::kInt64})}, group_pointer), ValueError);
+  EXPECT_THROW(PeriodicAverager(right, group_pointer, {.period = 0}), ValueError);
+  EXPECT_THROW(PeriodicAverager(right, group_pointer, {.warmup_steps = -1}), ValueError);
+  if (group.size() == 1) return;
+  const std::vector<Tensor> mine{zeros({group.rank() == 0 ? 2 : 3})};
+  EXPECT_THROW(PeriodicAverager(mine, group_pointer), DistributedError);
+}
+
 }  // namespace
 
 const std::vector<Case>& hook_cases() {
@@ -420,6 +497,9 @@ const std::vector<Case>& hook_cases() {
       CASE(powersgd_starts_later),
       CASE(powersgd_after_steps_that_fail),
       CASE(a_hook_of_ones_own),
+      CASE(periodic_averages),
+      CASE(averager_trains_like_one_process),
+      CASE(averager_refuses),
   };
 #undef CASE
   return kCases;
