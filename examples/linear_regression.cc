@@ -13,7 +13,8 @@ void train(launch::Job& job) {
   const data::TensorDataset points(x, y);
 
   nn::Linear line(1, 1);
-  distributed::DataParallel replicas(line, job.group(), {.reduction = job.reduction()});
+  distributed::DataParallel replicas(
+      line, job.group(), {.reduction = job.reduction(), .compression = job.compression()});
   optim::SGD sgd(line.parameters(), {.lr = 0.1});
   for (auto& step : job.steps(points)) {
     sgd.zero_grad();

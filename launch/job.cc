@@ -11,6 +11,7 @@
 #include "lockstep/data/fashion_mnist.h"
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/collective.h"
+#include "lockstep/distributed/compression.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/launch/job_state.h"
 #include "lockstep/launch/log.h"
@@ -83,6 +84,17 @@ distributed::ReductionChoice Job::reduction() const {
   return {distributed::parse_reduction_mode(options().reduction), options().virtual_shards};
 }
 
+distributed::MakeReduction Job::compression() const {
+  const auto& o = options();
+  if (o.compression == "bf16") return distributed::bf16_compression();
+  if (o.compression == "fp16") return distributed::fp16_compression();
+  if (o.compression == "powersgd") {
+    return distributed::powersgd(
+        {.rank = o.powersgd_rank, .start_iteration = o.powersgd_start, .seed = o.seed});
+  }
+  return {};
+}
+
 const std::shared_ptr<distributed::ProcessGroup>& Job::group() const { return state_->group; }
 
 void Job::track(NamedTensors weights) {
@@ -116,6 +128,7 @@ Report Job::finish() {
   report.all_reduces_per_step = static_cast<double>(s.all_reduces) / steps;
   report.peak_memory_bytes = static_cast<int64_t>(worst[3]);
   report.reduction = options().reduction;
+  report.compression = options().compression;
   report.global_batch = options().global_batch;
   report.accumulate = options().accumulate;
   report.seed = options().seed;

@@ -9,6 +9,7 @@
 
 #include "lockstep/data/dataset.h"
 #include "lockstep/data/step.h"
+#include "lockstep/distributed/bucket_reduction.h"
 #include "lockstep/distributed/process_group.h"
 #include "lockstep/distributed/reduction_mode.h"
 #include "lockstep/engine/tensor/device.h"
@@ -77,6 +78,7 @@ class Job {
   std::filesystem::path data_dir() const;  // --data, else $LOCKSTEP_DATA, else the distribution's
   Device device() const;
   distributed::ReductionChoice reduction() const;
+  distributed::MakeReduction compression() const;  // --compression, for DataParallelOptions
   const std::shared_ptr<distributed::ProcessGroup>& group() const;
   int rank() const { return group()->rank(); }
   int world_size() const { return group()->size(); }

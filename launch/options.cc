@@ -60,6 +60,11 @@ void add_common_flags(CLI::App& app, Options& o) {
   choice("--reduction", o.reduction, {"fast", "repeatable", "bitwise"},
          "What is promised about the bits of the result");
   value("--virtual-shards", o.virtual_shards, "Shards of a global batch, for --reduction bitwise");
+  choice("--compression", o.compression, {"none", "bf16", "fp16", "powersgd"},
+         "Of gradients on their way between ranks");
+  value("--powersgd-rank", o.powersgd_rank, "Of the factors of --compression powersgd");
+  value("--powersgd-start", o.powersgd_start,
+        "First steps that --compression powersgd leaves uncompressed");
   choice("--precision", o.precision, {"fp32", "bf16", "fp16"}, "Of activations and gradients");
   choice("--matmul-precision", o.matmul_precision, {"highest", "high", "medium"},
          "Of products of float32 matrices");
@@ -105,9 +110,16 @@ void check_values(const Options& o) {
   at_least_one("--accumulate", o.accumulate);
   at_least_one("--virtual-shards", o.virtual_shards);
   at_least_one("--checkpoint-every", o.checkpoint_every.value_or(1));
+  at_least_one("--powersgd-rank", o.powersgd_rank);
+  require(o.powersgd_start >= 0, "[options] --powersgd-start {}: must not be negative",
+          o.powersgd_start);
   require(o.watchdog >= 0.0 && o.watchdog <= 1e9,
           "[options] --watchdog {}: must be a number of seconds, or 0 for none", o.watchdog);
   if (o.reduction != "bitwise") return;
+  require(o.compression == "none",
+          "[options] --compression {} rounds what each rank sends, so the bits would depend on the "
+          "number of ranks, which --reduction bitwise rules out; use one or the other",
+          o.compression);
   require(std::has_single_bit(static_cast<uint64_t>(o.virtual_shards)),
           "[options] --virtual-shards {}: must be a power of two", o.virtual_shards);
   require(
@@ -137,6 +149,12 @@ void check_available(const CLI::App& app, const Options& o) {
           "[options] --virtual-shards has an effect with --reduction bitwise only, not with "
           "--reduction {}",
           o.reduction);
+  for (const char* flag : {"--powersgd-rank", "--powersgd-start"}) {
+    require(o.compression == "powersgd" || app.count(flag) == 0,
+            "[options] {} has an effect with --compression powersgd only, not with --compression "
+            "{}",
+            flag, o.compression);
+  }
 }
 
 }  // namespace

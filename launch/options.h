@@ -19,9 +19,12 @@ struct Options {
   int64_t global_batch = 128;        // samples of one optimizer step over all ranks
   int64_t accumulate = 1;            // micro-batches per rank and step
   uint64_t seed = 0;
-  std::string reduction = "repeatable";      // fast, repeatable, bitwise
-  int64_t virtual_shards = 16;               // of a global batch, for bitwise
-  std::string precision = "fp32";            // fp32, bf16, fp16
+  std::string reduction = "repeatable";  // fast, repeatable, bitwise
+  int64_t virtual_shards = 16;           // of a global batch, for bitwise
+  std::string compression = "none";      // of gradients on their way: none, bf16, fp16, powersgd
+  int64_t powersgd_rank = 4;             // of powersgd's factors
+  int64_t powersgd_start = 1000;         // steps that powersgd leaves uncompressed
+  std::string precision = "fp32";        // fp32, bf16, fp16
   std::string matmul_precision = "highest";  // highest, high, medium
   std::string data;                          // empty: LOCKSTEP_DATA, else the distribution's folder
   std::string checkpoint_dir;

@@ -112,6 +112,7 @@ TEST(Job, ReportsWhatTheStepsSaid) {
   const auto dataset = counting(40);
   auto options = options_with(10, 1, 2);  // two epochs of four steps
   options.reduction = "fast";
+  options.compression = "bf16";
   with_jobs(2, options, [&](Job& job) {
     for (auto& step : job.steps(dataset)) {
       step.report.loss = static_cast<double>(step.index) + 0.25;
@@ -121,6 +122,7 @@ TEST(Job, ReportsWhatTheStepsSaid) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
     EXPECT_EQ(job.reduction(), distributed::ReductionMode::kFast);
+    EXPECT_TRUE(job.compression());
     const auto report = job.finish();
     EXPECT_EQ(report.program, "program");
     EXPECT_EQ(report.world_size, 2);
@@ -139,6 +141,7 @@ TEST(Job, ReportsWhatTheStepsSaid) {
     EXPECT_FALSE(report.test_accuracy.has_value());
     EXPECT_EQ(report.weights_sha256, "");
     EXPECT_EQ(report.reduction, "fast");
+    EXPECT_EQ(report.compression, "bf16");
     EXPECT_EQ(report.global_batch, 10);
     EXPECT_EQ(report.accumulate, 1);
     EXPECT_EQ(report.seed, 5u);

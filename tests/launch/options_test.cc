@@ -27,6 +27,7 @@ TEST(Options, Defaults) {
   EXPECT_EQ(o.seed, 0u);
   EXPECT_EQ(o.reduction, "repeatable");
   EXPECT_EQ(o.virtual_shards, 16);
+  EXPECT_EQ(o.compression, "none");
   EXPECT_EQ(o.watchdog, 300.0);
   EXPECT_EQ(o.precision, "fp32");
   EXPECT_EQ(o.matmul_precision, "highest");
@@ -49,6 +50,11 @@ TEST(Options, EveryAvailableFlag) {
                         "18446744073709551615",
                         "--reduction",
                         "fast",
+                        "--compression",
+                        "powersgd",
+                        "--powersgd-rank",
+                        "2",
+                        "--powersgd-start=0",
                         "--precision",
                         "fp32",
                         "--matmul-precision",
@@ -71,6 +77,9 @@ TEST(Options, EveryAvailableFlag) {
   EXPECT_EQ(o.accumulate, 4);
   EXPECT_EQ(o.seed, 18446744073709551615u);
   EXPECT_EQ(o.reduction, "fast");
+  EXPECT_EQ(o.compression, "powersgd");
+  EXPECT_EQ(o.powersgd_rank, 2);
+  EXPECT_EQ(o.powersgd_start, 0);
   EXPECT_EQ(o.data, "/d");
   EXPECT_EQ(o.log_dir, "l");
   EXPECT_EQ(o.report, "r.json");
@@ -116,6 +125,19 @@ const std::vector<BadLine> kBad = {
     {"HugeNumber", {"--epochs", "99999999999999999999"}, {"--epochs"}},
     {"NegativeSeed", {"--seed", "-1"}, {"--seed", "-1"}},
     {"UnknownReduction", {"--reduction", "exact"}, {"--reduction", "exact", "repeatable"}},
+    {"UnknownCompression", {"--compression", "zip"}, {"--compression", "zip", "powersgd"}},
+    {"CompressionInModeBitwise",
+     {"--reduction", "bitwise", "--compression", "bf16"},
+     {"--compression bf16", "--reduction bitwise"}},
+    {"PowerSgdRankWithoutPowerSgd",
+     {"--powersgd-rank", "4"},
+     {"--powersgd-rank", "--compression powersgd only", "none"}},
+    {"PowerSgdOfRankZero",
+     {"--compression", "powersgd", "--powersgd-rank", "0"},
+     {"--powersgd-rank 0", "at least 1"}},
+    {"PowerSgdStartsBeforeTheBeginning",
+     {"--compression", "powersgd", "--powersgd-start", "-1"},
+     {"--powersgd-start -1"}},
     {"UnknownDevice", {"--device", "tpu"}, {"--device", "tpu"}},
     {"UnknownGroup", {"--group", "gloo"}, {"--group", "gloo"}},
     {"Cuda", {"--device", "cuda"}, {"--device cuda", "not available"}},
@@ -212,6 +234,9 @@ TEST(Options, HelpNamesEveryFlag) {
                            "--seed",
                            "--reduction",
                            "--virtual-shards",
+                           "--compression",
+                           "--powersgd-rank",
+                           "--powersgd-start",
                            "--precision",
                            "--matmul-precision",
                            "--data",

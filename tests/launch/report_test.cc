@@ -45,6 +45,7 @@ Report example() {
   r.peak_memory_bytes = 123456789012;
   r.weights_sha256 = "ab";
   r.reduction = "repeatable";
+  r.compression = "bf16";
   r.global_batch = 128;
   r.accumulate = 2;
   r.seed = 18446744073709551615u;
@@ -72,6 +73,7 @@ TEST(Report, Json) {
   "peak_memory_bytes": 123456789012,
   "weights_sha256": "ab",
   "reduction": "repeatable",
+  "compression": "bf16",
   "global_batch": 128,
   "accumulate": 2,
   "seed": 18446744073709551615,
