@@ -10,6 +10,7 @@
 #include "lockstep/data/step.h"
 #include "lockstep/distributed/compression.h"
 #include "lockstep/distributed/data_parallel.h"
+#include "lockstep/distributed/metrics.h"
 #include "lockstep/distributed/mpi_group.h"
 #include "lockstep/distributed/periodic_averager.h"
 #include "lockstep/distributed/process_group.h"

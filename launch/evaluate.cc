@@ -1,9 +1,9 @@
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <vector>
 
 #include "lockstep/data/sampler.h"
+#include "lockstep/distributed/metrics.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/launch/job.h"
@@ -43,45 +43,45 @@ int64_t count_correct(const Tensor& logits, const data::Batch& batch) {
   return count_correct<float>(logits.to(DType::kFloat32).contiguous(), labels);
 }
 
-// The sum over all samples of `dataset` of what `measure(batch)` says of its samples; each rank
-// measures a contiguous share of them.
+// Calls `measure(batch, metrics)` for the batches of this rank's share of `dataset`, a contiguous
+// one; what the metrics say over all ranks.
 template <typename Measure>
-double total_over(Job& job, const data::Dataset& dataset, int64_t batch_size,
-                  const Measure& measure) {
+distributed::MetricValues measure_all(Job& job, const data::Dataset& dataset, int64_t batch_size,
+                                      const Measure& measure) {
   check(batch_size >= 1, "[evaluate] the batch size is {}, must be at least 1", batch_size);
   check(dataset.size() >= 1, "[evaluate] the dataset is empty");
   using distributed::ProcessGroup;
   const ProcessGroup::ActivityScope activity(*job.group(), distributed::Phase::kEvaluation);
-  const ProcessGroup::LabelScope label(*job.group(), distributed::Label("an evaluation"));
   const autograd::NoGrad no_grad;
+  distributed::Metrics metrics(job.group(), "an evaluation");
   const auto mine = data::share(dataset.size(), job.rank(), job.world_size());
-  std::array<double, 2> totals{};  // measured, samples seen: exact below 2^53
   std::vector<int64_t> indices;
   for (int64_t at = mine.begin; at < mine.end; at += batch_size) {
     indices.clear();
     for (int64_t i = at; i < std::min(at + batch_size, mine.end); ++i) indices.push_back(i);
     const auto batch = dataset.get(indices);
-    totals[0] += measure(batch);
-    totals[1] += static_cast<double>(batch.size());
+    measure(batch, metrics);
+    metrics.sum("samples", static_cast<double>(batch.size()));  // exact below 2^53
   }
-  job.group()->all_reduce({totals.data(), totals.size(), DType::kFloat64, Device{}}).wait();
-  check<Error>(totals[1] == static_cast<double>(dataset.size()),
-               "[evaluate] {} of {} samples were seen", totals[1], dataset.size());
-  return totals[0];
+  const auto all = metrics.reduce();
+  check<Error>(all["samples"] == static_cast<double>(dataset.size()),
+               "[evaluate] {} of {} samples were seen", all["samples"], dataset.size());
+  return all;
 }
 
 }  // namespace
 
 double Job::evaluate(const data::Dataset& dataset, const Logits& logits, int64_t batch_size) {
   const auto start = State::Clock::now();
-  const double correct = total_over(*this, dataset, batch_size, [&](const data::Batch& batch) {
-    return static_cast<double>(count_correct(logits(batch), batch));
-  });
-  const double accuracy = correct / static_cast<double>(dataset.size());
+  const auto all = measure_all(
+      *this, dataset, batch_size, [&](const data::Batch& batch, distributed::Metrics& metrics) {
+        metrics.sum("correct", static_cast<double>(count_correct(logits(batch), batch)));
+      });
+  const double accuracy = all["correct"] / all["samples"];
   state_->test_accuracy = accuracy;
   state_->add_evaluation(start);
   if (rank() == 0) {
-    log::info(fmt::format("accuracy {:.2f} % ({} of {} samples)", 100.0 * accuracy, correct,
+    log::info(fmt::format("accuracy {:.2f} % ({} of {} samples)", 100.0 * accuracy, all["correct"],
                           dataset.size()));
   }
   return accuracy;
@@ -89,20 +89,21 @@ double Job::evaluate(const data::Dataset& dataset, const Logits& logits, int64_t
 
 double Job::evaluate_loss(const data::Dataset& dataset, const Loss& loss, int64_t batch_size) {
   const auto start = State::Clock::now();
-  const double total = total_over(*this, dataset, batch_size, [&](const data::Batch& batch) {
-    const Tensor mean = loss(batch);
-    check(mean.defined() && mean.numel() == 1,
-          "[evaluate_loss] the function must return one number, the mean over the batch, got {}",
-          mean.defined() ? "a tensor of shape " + mean.sizes().str() : "an undefined tensor");
-    return mean.item<double>() * static_cast<double>(batch.size());
-  });
-  const double mean = total / static_cast<double>(dataset.size());
-  state_->validation_loss = mean;
+  const auto all = measure_all(
+      *this, dataset, batch_size, [&](const data::Batch& batch, distributed::Metrics& metrics) {
+        const Tensor mean = loss(batch);
+        check(mean.defined() && mean.numel() == 1,
+              "[evaluate_loss] the function must return one number, the mean over the batch, got "
+              "{}",
+              mean.defined() ? "a tensor of shape " + mean.sizes().str() : "an undefined tensor");
+        metrics.add("loss", mean, static_cast<double>(batch.size()));
+      });
+  state_->validation_loss = all["loss"];
   state_->add_evaluation(start);
   if (rank() == 0) {
-    log::info(fmt::format("validation loss {:.4f} ({} samples)", mean, dataset.size()));
+    log::info(fmt::format("validation loss {:.4f} ({} samples)", all["loss"], dataset.size()));
   }
-  return mean;
+  return all["loss"];
 }
 
 }  // namespace lockstep::launch

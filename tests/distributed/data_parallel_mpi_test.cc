@@ -5,6 +5,7 @@
 #include "lockstep/distributed/mpi_runtime.h"
 
 #include "data_parallel_cases.h"
+#include "more_cases.h"
 
 namespace lockstep::distributed::testing {
 namespace {
@@ -13,6 +14,8 @@ std::vector<Case> cases() {
   std::vector<Case> all = data_parallel_cases();
   all.insert(all.end(), hook_cases().begin(), hook_cases().end());
   all.insert(all.end(), several_ranks_cases().begin(), several_ranks_cases().end());
+  const std::vector<Case> more = more_cases();
+  all.insert(all.end(), more.begin(), more.end());
   return all;
 }
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "data_parallel_cases.h"
+#include "more_cases.h"
 #include "thread_ranks.h"
 
 namespace lockstep::distributed::testing {
@@ -24,6 +25,10 @@ INSTANTIATE_TEST_SUITE_P(Hooks, ThreadRanks,
 INSTANTIATE_TEST_SUITE_P(Several, ThreadRanks,
                          ::testing::Combine(::testing::Values(2, 3),
                                             ::testing::ValuesIn(several_ranks_cases())),
+                         case_name);
+INSTANTIATE_TEST_SUITE_P(More, ThreadRanks,
+                         ::testing::Combine(::testing::Values(1, 2, 3, 4),
+                                            ::testing::ValuesIn(more_cases())),
                          case_name);
 
 TEST(SingleRank, DataParallel) {
