@@ -7,8 +7,10 @@
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/canonical_sum.h"
 #include "lockstep/distributed/collective.h"
+#include "lockstep/distributed/layer_exchange.h"
 #include "lockstep/distributed/lockstep_check.h"
 #include "lockstep/distributed/shard_buffers.h"
+#include "lockstep/distributed/sync_batch_norm.h"
 #include "lockstep/engine/arithmetic.h"
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/grad_mode.h"
@@ -20,7 +22,20 @@ namespace lockstep::distributed {
 DataParallel::DataParallel(const nn::Module& model, std::shared_ptr<ProcessGroup> group,
                            DataParallelOptions options)
     : DataParallel(model.named_parameters(), model.named_buffers(), std::move(group),
-                   std::move(options)) {}
+                   std::move(options)) {
+  for (const auto& [name, module] : model.named_modules()) {
+    auto* const layer = dynamic_cast<SyncBatchNorm*>(module);
+    if (layer == nullptr) continue;
+    check(!plan_,
+          "[data_parallel] {} is a SyncBatchNorm, whose statistics are those of all ranks' "
+          "micro-batches together; in reduction mode bitwise they are those of each virtual shard: "
+          "use nn::BatchNorm, or mode repeatable",
+          name);
+    check(&layer->group() == group_.get(),
+          "[data_parallel] the SyncBatchNorm {} was made with another process group", name);
+    layer->set_name(name);
+  }
+}
 
 DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
                            std::shared_ptr<ProcessGroup> group, DataParallelOptions options)
@@ -157,6 +172,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
     losses_[plan_ ? static_cast<size_t>(scope->current().index) : 0] += weight * loss.item();
     const Tensor seed = full(loss.sizes(), weight, {loss.dtype(), loss.device()});
     loss.backward(seed);
+    if (LayerExchange* layers = LayerExchange::find(*group_)) layers->end_backward();
     if (!final) reducer_->end_pass();
     if (shard_buffers_) shard_buffers_->end_shard(scope->at_);
     if (!scope && !final) remember_unreduced();
@@ -167,6 +183,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
     }
   } catch (...) {
     failure = std::current_exception();
+    if (LayerExchange* layers = LayerExchange::find(*group_)) layers->fail_backward(failure);
   }
   // The peers go on to the last micro-batch and wait there: tell them now.
   if (failure && !final) reducer_->begin();
@@ -251,8 +268,9 @@ void DataParallel::report(Reducer::Outcome outcome, const data::StepTimeline::Wa
 
 void DataParallel::throw_poisoned(const std::exception_ptr& failure) {
   reducer_->discard();
-  const auto texts = exchange_texts(*group_, failure ? exception_text(failure) : "");
-  if (failure) std::rethrow_exception(failure);
+  const bool own = failure && !is_peers(failure);
+  const auto texts = exchange_texts(*group_, own ? exception_text(failure) : "");
+  if (own) std::rethrow_exception(failure);
   std::string message;
   for (size_t r = 0; r < texts.size(); ++r) {
     if (texts[r].empty()) continue;

@@ -205,6 +205,11 @@ class MpiGroup final : public ProcessGroup {
   }
 
   void abort(const std::string& reason) noexcept override {
+    abort_here(reason);
+    abort_duplicates(reason);
+  }
+
+  void abort_here(const std::string& reason) noexcept {
     try {
       mpi_runtime::mark_failed();
       const std::string text = fmt::format("[rank {}] aborted: {}", rank(), reason);
@@ -219,7 +224,10 @@ class MpiGroup final : public ProcessGroup {
     }
   }
 
-  void set_timeout(std::chrono::milliseconds timeout) override { team_->set_timeout(timeout); }
+  void set_timeout(std::chrono::milliseconds timeout) override {
+    team_->set_timeout(timeout);
+    ProcessGroup::set_timeout(timeout);
+  }
 
   void on_failure(const FailureHandler& handler) override {
     ticker_.reset();
@@ -254,6 +262,12 @@ class MpiGroup final : public ProcessGroup {
 
   ActivityRecord* activity() override { return &team_->activity(); }
   const FlightRecorder* recorder() const override { return &recorder_; }
+
+  std::shared_ptr<ProcessGroup> make_duplicate() override {
+    auto copy = make_mpi_group();
+    copy->set_timeout(team_->timeout());
+    return copy;
+  }
 
   Work issue(const Collective& collective, Launch launch) override {
     check(collective.in.device.is_cpu(), "[mpi group] buffers must be on the CPU, not on {}",

@@ -4,6 +4,7 @@
 
 #include "lockstep/distributed/collective.h"
 #include "lockstep/distributed/flight_recorder.h"
+#include "lockstep/engine/tensor/check.h"
 
 // The public calls check their arguments once, for every implementation.
 namespace lockstep::distributed {
@@ -22,11 +23,48 @@ void ProcessGroup::set_activity(Phase phase, int64_t step) {
   phase_ = phase;
   step_ = step;
   if (ActivityRecord* record = activity()) record->begin(phase, step);
+  for (const auto& copy : duplicates()) copy->set_activity(phase, step);
 }
 
-void ProcessGroup::set_timeout(std::chrono::milliseconds) {}  // there is nobody to wait for
+void ProcessGroup::set_timeout(std::chrono::milliseconds timeout) {
+  for (const auto& copy : duplicates()) copy->set_timeout(timeout);
+}
 
 void ProcessGroup::on_failure(const FailureHandler&) {}
+
+// The barrier finds the rank that does not come to it; whatever follows has no clock.
+std::shared_ptr<ProcessGroup> ProcessGroup::duplicate() {
+  {
+    const LabelScope label(*this, Label("a duplicate of the group"));
+    barrier(Launch::kBlocking).wait();
+  }
+  auto copy = make_duplicate();
+  copy->set_activity(phase_, step_);
+  const std::lock_guard lock(mutex_);
+  duplicates_.push_back(copy);
+  return copy;
+}
+
+std::shared_ptr<ProcessGroup> ProcessGroup::make_duplicate() {
+  fail<Error>("[process group] there are no duplicates of a {} group", name());
+}
+
+std::vector<std::shared_ptr<ProcessGroup>> ProcessGroup::duplicates() {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(duplicates_, [](const auto& copy) { return copy.expired(); });
+  std::vector<std::shared_ptr<ProcessGroup>> living;
+  for (const auto& copy : duplicates_) {
+    if (auto one = copy.lock()) living.push_back(std::move(one));
+  }
+  return living;
+}
+
+void ProcessGroup::abort_duplicates(const std::string& reason) noexcept {
+  try {
+    for (const auto& copy : duplicates()) copy->abort(reason);
+  } catch (...) {  // no memory: they will find out by themselves
+  }
+}
 
 void ProcessGroup::write_flight_record(const std::filesystem::path& file,
                                        const std::string& reason) const {

@@ -5,9 +5,11 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "lockstep/distributed/activity.h"
 #include "lockstep/distributed/label.h"
@@ -75,6 +77,7 @@ class CanonicalPlan;  // canonical_sum.h
 
 struct Collective;     // collective.h: one checked call, as the implementations see it
 class FlightRecorder;  // flight_recorder.h: the last collectives
+class LayerExchange;   // layer_exchange.h: what layers of a model send
 
 // A fixed set of ranks and the collectives among them.
 //
@@ -123,6 +126,12 @@ class ProcessGroup {
   Work canonical_sum(Buffer slots, std::shared_ptr<const CanonicalPlan> plan,
                      Launch launch = Launch::kAsync);
   Work barrier(Launch launch = Launch::kAsync);
+
+  // A group of the same ranks whose collectives start in an order of their own: those of one never
+  // wait behind those of the other, and ranks may mix the two differently. Collective. It starts
+  // with this group's timeout, follows its activity and later timeouts, and is aborted with it,
+  // though not the other way round. Throws Error if there can be none.
+  std::shared_ptr<ProcessGroup> duplicate();
 
   // Gives up: pending and later collectives on every rank that can still be reached throw
   // DistributedError with `reason`, prefixed by this rank. Does not throw and does not block for
@@ -195,13 +204,22 @@ class ProcessGroup {
   virtual const FlightRecorder* recorder() const { return nullptr; }
   Label current_label() const;
 
+  virtual std::shared_ptr<ProcessGroup> make_duplicate();  // all ranks are there
+  void abort_duplicates(const std::string& reason) noexcept;
+
  private:
+  friend class LayerExchange;
+  std::vector<std::shared_ptr<ProcessGroup>> duplicates();
+
   int rank_;
   int size_;
   Phase phase_ = Phase::kUnknown;
   int64_t step_ = -1;
   uint64_t tags_ = 0;
   Label label_;
+  std::mutex mutex_;  // of the list
+  std::vector<std::weak_ptr<ProcessGroup>> duplicates_;
+  std::shared_ptr<LayerExchange> layers_;  // once a layer has asked for it
 };
 
 // A world of one: every collective is already complete.

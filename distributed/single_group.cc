@@ -26,9 +26,12 @@ class SingleGroup final : public ProcessGroup {
     const std::lock_guard lock(mutex_);
     if (!aborted_) reason_ = reason;
     aborted_ = true;
+    abort_duplicates(reason);
   }
 
  private:
+  std::shared_ptr<ProcessGroup> make_duplicate() override { return make_single_group(); }
+
   Work issue(const Collective& collective, Launch) override {
     throw_if_aborted();
     check(collective.in.device.is_cpu(), "[single group] buffers must be on the CPU, not on {}",

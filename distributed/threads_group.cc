@@ -92,6 +92,15 @@ class World {
     return abort_text_;
   }
 
+  // Another world of the same ranks: each asks once, before any asks for a further one.
+  std::shared_ptr<World> twin() {
+    const std::lock_guard lock(mutex_);
+    if (!twin_) twin_ = std::make_shared<World>(size_);
+    if (++twins_taken_ < size_) return twin_;
+    twins_taken_ = 0;
+    return std::move(twin_);
+  }
+
  private:
   bool over() const { return abort_text_ || left_ >= 0; }
   void throw_if_over(int rank) {
@@ -110,6 +119,8 @@ class World {
   uint64_t generation_ = 0;
   std::optional<std::string> abort_text_;
   int left_ = -1;
+  std::shared_ptr<World> twin_;
+  int twins_taken_ = 0;
   const int size_;
 };
 
@@ -154,6 +165,7 @@ class ThreadsTeam final : public Team {
   }
 
   void set_timeout(std::chrono::milliseconds timeout) { timeout_ = timeout.count(); }
+  std::chrono::milliseconds timeout() const { return std::chrono::milliseconds(timeout_); }
 
  private:
   std::shared_ptr<World> world_;
@@ -196,9 +208,13 @@ class ThreadsGroup final : public ProcessGroup {
       world_->abort(rank(), reason);
     } catch (...) {  // no memory for the text: nothing better is left to do
     }
+    abort_duplicates(reason);
   }
 
-  void set_timeout(std::chrono::milliseconds timeout) override { team_.set_timeout(timeout); }
+  void set_timeout(std::chrono::milliseconds timeout) override {
+    team_.set_timeout(timeout);
+    ProcessGroup::set_timeout(timeout);
+  }
 
   void on_failure(const FailureHandler& handler) override {
     ticker_.reset();
@@ -214,6 +230,12 @@ class ThreadsGroup final : public ProcessGroup {
  private:
   ActivityRecord* activity() override { return &world_->activity(rank()); }
   const FlightRecorder* recorder() const override { return &recorder_; }
+
+  std::shared_ptr<ProcessGroup> make_duplicate() override {
+    auto copy = std::make_shared<ThreadsGroup>(world_->twin(), rank());
+    copy->set_timeout(team_.timeout());
+    return copy;
+  }
 
   Work issue(const Collective& collective, Launch launch) override {
     check(collective.in.device.is_cpu(), "[threads group] buffers must be on the CPU, not on {}",

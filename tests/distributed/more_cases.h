@@ -11,6 +11,7 @@
 namespace lockstep::distributed::testing {
 
 const std::vector<Case>& metrics_cases();
+const std::vector<Case>& sync_batch_norm_cases();
 
 // All of the above.
 std::vector<Case> more_cases();
