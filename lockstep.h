@@ -14,6 +14,7 @@
 #include "lockstep/distributed/mpi_group.h"
 #include "lockstep/distributed/periodic_averager.h"
 #include "lockstep/distributed/process_group.h"
+#include "lockstep/distributed/sharded_optimizer.h"
 #include "lockstep/distributed/sync_batch_norm.h"
 #include "lockstep/distributed/threads_group.h"
 #include "lockstep/engine/autograd/anomaly_mode.h"

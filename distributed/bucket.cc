@@ -15,7 +15,9 @@ using State = autograd::GradientSlot::State;
 
 constexpr int64_t kAlignment = 16;  // elements between starts: a cache line of float32
 
-int64_t aligned(int64_t elements) { return (elements + kAlignment - 1) / kAlignment * kAlignment; }
+int64_t aligned(int64_t elements, int64_t unit = kAlignment) {
+  return (elements + unit - 1) / unit * unit;
+}
 
 }  // namespace
 
@@ -34,6 +36,7 @@ Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extra
     entry.offset = trailer_;
     trailer_ += aligned(p.numel());
   }
+  trailer_ = aligned(trailer_, kAlignment * reduction_->parts());
   label_ = Label(index, names, group.next_tag());
   const ProcessGroup::LabelScope label(group, label_);
   elements_ = trailer_ + static_cast<int64_t>(entries_.size()) + 1 + static_cast<int64_t>(extras);
@@ -311,6 +314,17 @@ void Bucket::settle(double scale) {
     entry.carried = false;
   }
   carry_ = Tensor();
+}
+
+void Bucket::gather_parts(ProcessGroup& group) {
+  if (is_whole()) return;
+  Buffer whole = gradient_buffer();
+  whole.count = trailer_;
+  Buffer own = whole;
+  own.count /= parts();
+  own.data = static_cast<char*>(own.data) + static_cast<size_t>(group.rank()) * own.bytes();
+  const ProcessGroup::LabelScope label(group, label_);
+  group.all_gather(whole, own).wait();
 }
 
 void Bucket::discard() {

@@ -64,6 +64,9 @@ class Bucket {
   Buffer trailer_buffer() const;   // in slot 0
   Buffer slots_buffer() const;     // all slots, of equal length
   int64_t trailer_offset() const { return trailer_; }
+  // Into how many equal ones the elements before the trailer can be cut.
+  int parts() const { return reduction_->parts(); }
+  bool is_whole() const { return reduction_->is_whole(); }
 
   void check_slots() const;                     // check_slot() for every entry
   bool has_gradient(const Entry& entry) const;  // of this rank, for the next reduction
@@ -97,6 +100,8 @@ class Bucket {
   Outcome finish();
   // Scales what has been reduced, and adds what an earlier reduction had left.
   void settle(double scale = 1.0);
+  // Collective: where a reduction has left each rank its own part only, all parts on every rank.
+  void gather_parts(ProcessGroup& group);
   // After a failed step: no gradients anywhere.
   void discard();
 

@@ -17,10 +17,11 @@ class AllReduction final : public BucketReduction {
 
 class CanonicalReduction final : public BucketReduction {
  public:
-  CanonicalReduction(std::shared_ptr<const CanonicalPlan> plan, int rank)
-      : plan_(std::move(plan)), share_(plan_->share(rank)) {}
+  CanonicalReduction(std::shared_ptr<const CanonicalPlan> plan, int rank, int parts)
+      : plan_(std::move(plan)), share_(plan_->share(rank)), parts_(parts) {}
 
   int slots() const override { return plan_->slots(); }
+  int parts() const override { return parts_; }
   const std::vector<CanonicalPlan::Leaf>* schedule() const override { return &share_.leaves; }
 
   // The trailer takes part in the sum as a term of the rank's first piece, and as zero in the
@@ -43,6 +44,7 @@ class CanonicalReduction final : public BucketReduction {
  private:
   std::shared_ptr<const CanonicalPlan> plan_;
   const CanonicalPlan::Share& share_;
+  const int parts_;
 };
 
 }  // namespace
@@ -64,8 +66,8 @@ Work::Times BucketReduction::finish(const Bucket&) { return wait(); }
 std::unique_ptr<BucketReduction> make_all_reduction() { return std::make_unique<AllReduction>(); }
 
 std::unique_ptr<BucketReduction> make_canonical_reduction(std::shared_ptr<const CanonicalPlan> plan,
-                                                          int rank) {
-  return std::make_unique<CanonicalReduction>(std::move(plan), rank);
+                                                          int rank, int parts) {
+  return std::make_unique<CanonicalReduction>(std::move(plan), rank, parts);
 }
 
 }  // namespace lockstep::distributed

@@ -29,6 +29,10 @@ class BucketReduction {
 
   // How many copies of its layout the bucket has in the group's memory; grad() is in slot 0.
   virtual int slots() const { return 1; }
+  // Into how many equal parts of whole cache lines a bucket can be cut, one for each rank.
+  virtual int parts() const { return 1; }
+  // Whether all of slot 0 ends reduced, and not only this rank's part.
+  virtual bool is_whole() const { return true; }
   // Null: the gradients of this rank's passes add up in slot 0. Otherwise each pass has an entry of
   // its own, which says where its gradients go and what is added up then.
   virtual const std::vector<CanonicalPlan::Leaf>* schedule() const { return nullptr; }
@@ -73,6 +77,6 @@ std::unique_ptr<BucketReduction> make_all_reduction();
 
 // The canonical sum over virtual shards, one of them a pass.
 std::unique_ptr<BucketReduction> make_canonical_reduction(std::shared_ptr<const CanonicalPlan> plan,
-                                                          int rank);
+                                                          int rank, int parts = 1);
 
 }  // namespace lockstep::distributed

@@ -10,6 +10,7 @@
 #include "lockstep/distributed/layer_exchange.h"
 #include "lockstep/distributed/lockstep_check.h"
 #include "lockstep/distributed/shard_buffers.h"
+#include "lockstep/distributed/shard_reduction.h"
 #include "lockstep/distributed/sync_batch_norm.h"
 #include "lockstep/engine/arithmetic.h"
 #include "lockstep/engine/autograd/backward.h"
@@ -61,6 +62,9 @@ DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
   Reducer::Options reducer{options_.first_bucket_bytes, options_.bucket_bytes};
   reducer.find_non_finite = options_.non_finite != NonFinite::kIgnore;
   reducer.learn_order = options_.learn_order;
+  check(!options_.compression || !options_.shard_gradients,
+        "[data_parallel] shard_gradients sends each rank its part of the sum as it is; leave out "
+        "compression, or shard_gradients");
   if (options_.compression) reducer.make_reduction = options_.compression;
   if (plan_) {
     verify_same_text(*group_,
@@ -68,10 +72,15 @@ DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
                      "mode bitwise promises; use machines of one kind (LOCKSTEP_ISA and "
                      "ONEDNN_MAX_CPU_ISA lower the instruction set), or mode repeatable",
                      describe_arithmetic());
-    reducer.make_reduction = [plan = plan_, rank = group_->rank()] {
-      return make_canonical_reduction(plan, rank);
+    const int parts = options_.shard_gradients ? group_->size() : 1;
+    reducer.make_reduction = [plan = plan_, rank = group_->rank(), parts] {
+      return make_canonical_reduction(plan, rank, parts);
     };
     reducer.loss_terms = static_cast<size_t>(plan_->leaves());
+  } else if (options_.shard_gradients && group_->size() > 1) {
+    reducer.make_reduction = [rank = group_->rank(), parts = group_->size()] {
+      return make_shard_reduction(rank, parts);
+    };
   }
   losses_.resize(reducer.loss_terms);
   reducer_ = std::make_unique<Reducer>(group_, parameters_, std::move(reducer));

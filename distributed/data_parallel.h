@@ -35,6 +35,7 @@ struct DataParallelOptions {
   int64_t check_lockstep_every = 1000;  // steps between checks of the replicas; 0: none
   bool learn_order = true;              // of the buckets, from the first step
   bool count_joined_ranks = false;  // in the mean of a backward() outside accumulate(): see join()
+  bool shard_gradients = false;     // for a ShardedOptimizer: see sharded_optimizer.h
 };
 
 // Keeps the replicas of a model in lockstep: after each step's last backward every rank has the

@@ -3,6 +3,7 @@
 #include <exception>
 
 #include "lockstep/distributed/data_parallel.h"
+#include "lockstep/distributed/layer_exchange.h"
 #include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/tensor/check.h"
 
@@ -23,6 +24,14 @@ void DataParallel::join(const std::function<void()>& follow) {
   check<Error>(follow || optimizers_.empty(),
                "[data_parallel] join() without a function to follow the others' optimizers, whose "
                "state is watched and would differ: join([&] {{ optimizer.step(); }})");
+  check<Error>(follow || !options_.shard_gradients,
+               "[data_parallel] join() without a function to follow the others' sharded optimizer, "
+               "which needs this rank for its part: join([&] {{ optimizer.step(); }})");
+  check<Error>(
+      LayerExchange::find(*group_) == nullptr,
+      "[data_parallel] join() of a rank whose model has layers that exchange statistics, "
+      "such as SyncBatchNorm: it has no batch for them. Use nn::BatchNorm, or give all ranks "
+      "equally many micro-batches");
   struct Scope {
     explicit Scope(bool& here) : joined(here) { joined = true; }
     ~Scope() { joined = false; }

@@ -155,6 +155,8 @@ void Reducer::arrange(const std::vector<size_t>& order) {
       old.push_back(std::move(place));
     }
   }
+  // What has been reduced moves to other places, perhaps of other ranks' parts.
+  for (const Place& place : old) place.bucket->gather_parts(*group_);
   places_ = std::move(places);
   const autograd::NoGrad no_grad;
   for (Place& place : places_) {

@@ -33,6 +33,8 @@ class Adam : public Optimizer {
   Adam(std::vector<ParamGroup<Options>> groups, bool decoupled_weight_decay);
 
  private:
+  std::vector<std::vector<State>>* memory() override { return &states_; }
+
   std::vector<ParamGroup<Options>> groups_;
   std::vector<std::vector<State>> states_;  // as groups_: exp_avg, exp_avg_sq, its maximum
   bool decoupled_weight_decay_;

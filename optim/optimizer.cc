@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 
@@ -22,6 +23,44 @@ void Optimizer::add_parameters(const std::vector<Tensor>& parameters) {
 
 void Optimizer::zero_grad() {
   for (const Tensor& p : parameters_) p.set_grad({});
+}
+
+void Optimizer::load_states(const std::vector<ParameterState>& states) {
+  auto* const groups = memory();
+  check<Error>(groups != nullptr, "[optimizer] this optimizer has no state that could be loaded");
+  const std::vector<ParameterState> present = this->states();
+  check(states.size() == present.size(),
+        "[optimizer] the state is that of {} parameters, there are {}", states.size(),
+        present.size());
+  for (size_t i = 0; i < states.size(); ++i) {
+    const Tensor& p = present[i].parameter;
+    check(states[i].buffers.size() == present[i].buffers.size(),
+          "[optimizer] the state of parameter {} has {} tensors instead of {}", i,
+          states[i].buffers.size(), present[i].buffers.size());
+    for (size_t b = 0; b < present[i].buffers.size(); ++b) {
+      const auto& [name, t] = states[i].buffers[b];
+      check(name == present[i].buffers[b].first,
+            "[optimizer] the state of parameter {} has \"{}\" in place of \"{}\"", i, name,
+            present[i].buffers[b].first);
+      check(!t.defined() || (t.sizes() == p.sizes() && t.dtype() == p.dtype()),
+            "[optimizer] {} of parameter {} is {} of {}, the parameter {} of {}", name, i,
+            t.defined() ? t.sizes().str() : "", t.defined() ? name_of(t.dtype()) : "",
+            p.sizes().str(), name_of(p.dtype()));
+    }
+  }
+  const autograd::NoGrad no_grad;
+  auto from = states.begin();
+  for (auto& group : *groups) {
+    for (State& state : group) {
+      state.steps = from->steps;
+      for (Tensor& buffer : state.buffers) buffer = Tensor();
+      for (size_t b = 0; b < from->buffers.size(); ++b) {
+        const Tensor& t = from->buffers[b].second;
+        if (t.defined()) state.buffers[b] = t.detach().contiguous().clone();
+      }
+      ++from;
+    }
+  }
 }
 
 OptimizerSegment Optimizer::segment(const Tensor& parameter, State& state, int buffers) {

@@ -37,6 +37,10 @@ class Optimizer {
   };
   // Of every parameter, in order of the groups. The tensors are the optimizer's own.
   virtual std::vector<ParameterState> states() const { return {}; }
+  // Remembers copies of `states` instead, which states() of an optimizer of this kind has said of
+  // parameters of the same shapes in the same order; whose they are is not looked at. Throws
+  // ValueError, and changes nothing, if the numbers, names, shapes or dtypes do not fit.
+  virtual void load_states(const std::vector<ParameterState>& states);
 
  protected:
   Optimizer() = default;
@@ -48,6 +52,8 @@ class Optimizer {
     int64_t steps = 0;
     Tensor buffers[3];
   };
+  // By group and parameter, for load_states(); null where nothing can be loaded.
+  virtual std::vector<std::vector<State>>* memory() { return nullptr; }
   // What a kernel needs for one parameter; its first `buffers` state tensors are made (zeros) when
   // missing.
   OptimizerSegment segment(const Tensor& parameter, State& state, int buffers);

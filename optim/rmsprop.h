@@ -30,6 +30,8 @@ class RMSprop : public Optimizer {
   std::vector<ParamGroup<Options>>& groups() { return groups_; }
 
  private:
+  std::vector<std::vector<State>>* memory() override { return &states_; }
+
   std::vector<ParamGroup<Options>> groups_;
   std::vector<std::vector<State>> states_;  // as groups_: v, m, b
 };

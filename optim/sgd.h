@@ -27,6 +27,8 @@ class SGD : public Optimizer {
   std::vector<ParamGroup<Options>>& groups() { return groups_; }
 
  private:
+  std::vector<std::vector<State>>* memory() override { return &states_; }
+
   std::vector<ParamGroup<Options>> groups_;
   std::vector<std::vector<State>> states_;  // as groups_
 };

@@ -157,7 +157,7 @@ const std::vector<Case>& metrics_cases() {
 
 std::vector<Case> more_cases() {
   std::vector<Case> all;
-  for (const auto& some : {metrics_cases(), sync_batch_norm_cases()})
+  for (const auto& some : {metrics_cases(), sync_batch_norm_cases(), sharded_cases()})
     all.insert(all.end(), some.begin(), some.end());
   return all;
 }

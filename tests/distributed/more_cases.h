@@ -12,6 +12,7 @@ namespace lockstep::distributed::testing {
 
 const std::vector<Case>& metrics_cases();
 const std::vector<Case>& sync_batch_norm_cases();
+const std::vector<Case>& sharded_cases();
 
 // All of the above.
 std::vector<Case> more_cases();

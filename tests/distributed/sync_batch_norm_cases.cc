@@ -316,6 +316,10 @@ void sync_batch_norm_refusals(ProcessGroup& group) {
             }).find("[data_parallel] norm1 is a SyncBatchNorm"),
             0u);
   if (group.size() == 1) return;
+  const auto net = make_sync_net(share_of(group));
+  DataParallel replicas(*net, share_of(group));
+  EXPECT_NE(text_of<Error>([&] { replicas.join(); }).find("such as SyncBatchNorm"),
+            std::string::npos);
   EXPECT_NE(text_of<ValueError>([&] {
               layer(zeros({2, 3}));
             }).find("expects 2 channels"),

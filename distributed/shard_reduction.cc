@@ -1,0 +1,68 @@
+#include "lockstep/distributed/shard_reduction.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "lockstep/distributed/bucket.h"
+
+namespace lockstep::distributed {
+namespace {
+
+class ShardReduction final : public BucketReduction {
+ public:
+  ShardReduction(int rank, int parts) : rank_(rank), parts_(parts) {}
+
+  int parts() const override { return parts_; }
+  bool is_whole() const override { return parts_ == 1; }
+
+  void launch(ProcessGroup& group, const Bucket& bucket) override {
+    Buffer gradients = bucket.gradient_buffer();
+    gradients.count = bucket.trailer_offset();
+    Buffer own = gradients;
+    own.count /= parts_;
+    own.data = element(bucket, rank_ * own.count);
+    issue(group.reduce_scatter(own, gradients));
+    issue(group.all_reduce(bucket.trailer_buffer()));
+  }
+
+  Work::Times finish(const Bucket& bucket) override {
+    const Work::Times times = wait();
+    if (bucket.gradient_buffer().dtype == DType::kFloat32) {
+      mark_others_parts<float>(bucket);
+    } else {
+      mark_others_parts<double>(bucket);
+    }
+    return times;
+  }
+
+ private:
+  static void* element(const Bucket& bucket, int64_t index) {
+    const Buffer all = bucket.gradient_buffer();
+    return static_cast<char*>(all.data) + static_cast<size_t>(index) * size_of(all.dtype);
+  }
+
+  template <typename T>
+  void mark_others_parts(const Bucket& bucket) const {
+    const int64_t part = bucket.trailer_offset() / parts_;
+    const int64_t begin = rank_ * part;
+    const int64_t end = begin + part;
+    for (const Bucket::Entry& entry : bucket.entries()) {
+      const int64_t first = entry.offset;
+      const int64_t last = first + entry.parameter.numel();
+      const int64_t others = first < begin ? first : std::max(first, end);
+      if (others < last)
+        *static_cast<T*>(element(bucket, others)) = std::numeric_limits<T>::quiet_NaN();
+    }
+  }
+
+  const int rank_;
+  const int parts_;
+};
+
+}  // namespace
+
+std::unique_ptr<BucketReduction> make_shard_reduction(int rank, int parts) {
+  return std::make_unique<ShardReduction>(rank, parts);
+}
+
+}  // namespace lockstep::distributed
