@@ -3,6 +3,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/half.h"
+#include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/layout.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
@@ -84,8 +85,7 @@ void check_channels(const char* what, const Tensor& t, const Tensor& x) {
 Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
                   const Tensor& weight, const Tensor& bias, const BatchNormOptions& options) {
   check(input.dim() >= 2, "[batch_norm] expects (N, C, ...), got {}", input.sizes().str());
-  check(is_floating(input.dtype()), "[batch_norm] supports floating tensors, got {}",
-        name_of(input.dtype()));
+  check_floating("batch_norm", input.dtype());
   if (is_half(input.dtype())) {  // statistics of 16 bits would not be worth much
     const Tensor y = batch_norm(widened(input), running_mean, running_var, widened(weight),
                                 widened(bias), options);

@@ -6,6 +6,7 @@
 
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/layout.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
@@ -129,12 +130,12 @@ void check_dimensions(const char* name, const Tensor& x, const Tensor& weight, i
 }
 
 void check_types(const char* name, const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  check(x.dtype() == weight.dtype(), "expected scalar type {} but found {}", name_of(x.dtype()),
-        name_of(weight.dtype()));
+  check(x.dtype() == weight.dtype(), "expected scalar type {} but found {}", type_name(x.dtype()),
+        type_name(weight.dtype()));
   check(!bias.defined() || bias.dtype() == x.dtype(),
-        "Input type ({}) and bias type ({}) should be the same", name_of(x.dtype()),
-        bias.defined() ? name_of(bias.dtype()) : "");
-  check(is_floating(x.dtype()), "[{}] supports floating tensors, got {}", name, name_of(x.dtype()));
+        "Input type (torch.{}Tensor) and bias type (torch.{}Tensor) should be the same",
+        type_name(x.dtype()), bias.defined() ? type_name(bias.dtype()) : "");
+  check_floating(name, x.dtype());
 }
 
 // Both take one number for each dimension of space.

@@ -10,6 +10,8 @@ namespace lockstep {
 Tensor dropout(const Tensor& x, double p, bool training) {
   check(p >= 0 && p <= 1, "dropout probability has to be between 0 and 1, but got {}", p);
   if (!training || p == 0) return x;
+  check(is_floating(x.dtype()), "result type Float can't be cast to the desired output type {}",
+        type_name(x.dtype()));
   // Element i of the mask depends on its position in (N, C, H, W) order only, whatever the layout.
   const Tensor mask = empty_dense(x.sizes(), x.dtype(), x.device());
   const double keep = 1 - p;

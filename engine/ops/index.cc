@@ -170,14 +170,14 @@ Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor
         x.sizes().str(), source.sizes().str());
   check(x.dtype() == source.dtype(),
         "index_add_(): self ({}) and source ({}) must have the same scalar type",
-        name_of(x.dtype()), name_of(source.dtype()));
+        type_name(x.dtype()), type_name(source.dtype()));
   const int d = wrap_dim(dim, x.dim());
   check(index.numel() == source.size(d),
         "index_add_(): Number of indices ({}) should be equal to source.size(dim): ({}), for dim: "
         "{}",
         index.numel(), source.size(d), d);
   check(names_places(index), "index_add_(): Expected dtype int32/int64 for index but got: {}",
-        name_of(index.dtype()));
+        type_name(index.dtype()));
   const Tensor flat_index = checked_index("index_add_", index, d, x.size(d));
   Dims expected = x.sizes();
   expected[d] = flat_index.numel();
@@ -286,8 +286,8 @@ Tensor embedding(const Tensor& indices, const Tensor& weight, int64_t padding_id
   check(weight.dim() == 2, "'weight' must be 2-D");
   check(names_places(indices),
         "Expected tensor for argument #1 'indices' to have one of the following scalar types: "
-        "Long, Int; but got {} instead (while checking arguments for embedding)",
-        name_of(indices.dtype()));
+        "Long, Int; but got torch.{}Tensor instead (while checking arguments for embedding)",
+        type_name(indices.dtype()));
   const Tensor flat = checked_index("embedding", indices.reshape({-1}), 0, weight.size(0));
   Dims sizes = indices.sizes();
   sizes.push_back(weight.size(1));

@@ -75,7 +75,7 @@ void check_values(const Tensor& x, const Tensor& values, const Tensor& places) {
   check(x.dtype() == values.dtype(),
         "Index put requires the source and destination dtypes match, got {} for the destination "
         "and {} for the source.",
-        name_of(x.dtype()), name_of(values.dtype()));
+        type_name(x.dtype()), type_name(values.dtype()));
   const int lead = places.dim() - values.dim();
   bool fits = lead >= 0;
   for (int d = 0; fits && d < values.dim(); ++d) {

@@ -5,6 +5,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/half.h"
+#include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
@@ -75,7 +76,7 @@ struct NormBackward final : OpNode<4> {  // x, weight, mean, var
 Tensor normalised(const char* op, const Tensor& x, int64_t rows, int64_t columns,
                   const Tensor& weight, const Tensor& bias, const Dims& affine, double eps,
                   std::string_view label) {
-  check(is_floating(x.dtype()), "[{}] supports floating tensors, got {}", op, name_of(x.dtype()));
+  check_floating(op, x.dtype());
   if (is_half(x.dtype())) {
     const Tensor y = normalised(op, widened(x), rows, columns, widened(weight), widened(bias),
                                 affine, eps, label);
@@ -164,7 +165,7 @@ Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const T
 
 Tensor rms_norm(const Tensor& x, const Dims& shape, const Tensor& weight, double eps) {
   check_shape(x, shape, weight, {});
-  check(is_floating(x.dtype()), "[rms_norm] needs a floating tensor, got {}", name_of(x.dtype()));
+  check_floating("rms_norm", x.dtype());
   if (eps < 0) {
     eps = x.dtype() == DType::kFloat64 ? std::numeric_limits<double>::epsilon()
                                        : std::numeric_limits<float>::epsilon();

@@ -23,7 +23,7 @@ struct MaskedFillBackward0 final : autograd::OpNode<1> {
 
 Tensor fill_value(const Tensor& mask, const Operand& value) {
   check(mask.dtype() == DType::kBool || mask.dtype() == DType::kUInt8,
-        "masked_fill only supports boolean masks, but got mask of {}", name_of(mask.dtype()));
+        "masked_fill only supports boolean masks, but got dtype {}", type_name(mask.dtype()));
   check_byte_mask(mask);
   const Tensor number = value.is_tensor() ? value.tensor() : Tensor();
   check(!number.defined() || number.dim() == 0,

@@ -42,8 +42,8 @@ MatrixArg as_matrix(const Tensor& x) {
 }
 
 void check_pair(const char* name, const Tensor& a, const Tensor& b) {
-  check(a.dtype() == b.dtype(), "expected scalar type {} but found {}", name_of(a.dtype()),
-        name_of(b.dtype()));
+  check(a.dtype() == b.dtype(), "expected scalar type {} but found {}", type_name(a.dtype()),
+        type_name(b.dtype()));
   check(a.dtype() != DType::kBool, "[{}] supports numbers, got bool", name);
   check(a.device() == b.device(), "[{}] tensors are on different devices, {} and {}", name,
         a.device().str(), b.device().str());
@@ -216,8 +216,8 @@ Tensor dot(const Tensor& a, const Tensor& b) {
   check(a.dim() == 1 && b.dim() == 1, "1D tensors expected, but got {}D and {}D tensors", a.dim(),
         b.dim());
   check(a.dtype() == b.dtype(),
-        "dot : expected both vectors to have same dtype, but found {} and {}", name_of(a.dtype()),
-        name_of(b.dtype()));
+        "dot : expected both vectors to have same dtype, but found {} and {}", type_name(a.dtype()),
+        type_name(b.dtype()));
   check(a.size(0) == b.size(0),
         "inconsistent tensor size, expected tensor {} and src {} to have the same number of "
         "elements, but got {} and {} elements respectively",

@@ -121,8 +121,8 @@ template <typename Loss>
 Tensor over_rows(const char* name, const Tensor& x, const Tensor& target,
                  const ClassLossOptions& options, Loss&& loss) {
   check(x.dim() >= 1, "[{}] expects (N, C, ...) or (C), got {}", name, x.sizes().str());
-  check(target.dtype() == DType::kInt64, "expected scalar type int64 but found {}",
-        name_of(target.dtype()));
+  check(target.dtype() == DType::kInt64, "expected scalar type Long but found {}",
+        type_name(target.dtype()));
   if (x.dim() == 1) {
     check(target.dim() == 0, "[{}] expects a 0-d target for {}, got {}", name, x.sizes().str(),
           target.sizes().str());

@@ -333,7 +333,7 @@ const Tensor& pow_(const Tensor& x, Scalar exponent) {
   check_exponent(x.dtype(), exponent);
   const DType wanted = exponent.promote_with(x.dtype());
   check(wanted == x.dtype() || is_floating(x.dtype()), "Found dtype {} but expected {}",
-        name_of(x.dtype()), name_of(wanted));
+        type_name(x.dtype()), type_name(wanted));
   return pow_scalar_(x, exponent.to<double>());
 }
 

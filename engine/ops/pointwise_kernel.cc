@@ -271,8 +271,8 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, 
     }
     const DType natural = dtypes == DTypes::kFloating && !is_floating(result) ? compute : result;
     check(category(self->dtype()) >= category(natural),
-          "result type {} can't be cast to the desired output type {}", name_of(natural),
-          name_of(self->dtype()));
+          "result type {} can't be cast to the desired output type {}", type_name(natural),
+          type_name(self->dtype()));
     if (self->dtype() == compute) {
       launch(op, compute, *self, inputs, operands, p, q);
     } else {
@@ -331,7 +331,7 @@ Tensor binary(PointwiseOp op, const char* name, DTypes dtypes, const Operand& a,
 Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
   check(condition.dtype() == DType::kBool || condition.dtype() == DType::kUInt8,
         "where expected condition to be a boolean tensor, but got a tensor with dtype {}",
-        name_of(condition.dtype()));
+        type_name(condition.dtype()));
   const std::array<Operand, 2> values = {a, b};
   // Two numbers: PyTorch's default dtypes for literals.
   DType result = a.is_tensor() || b.is_tensor()

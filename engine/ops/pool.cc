@@ -6,6 +6,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/ops/extreme.h"
+#include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/join.h"
 #include "lockstep/engine/ops/layout.h"
 #include "lockstep/engine/ops/reduce.h"
@@ -38,7 +39,7 @@ void check_window(const Pool2dParams& p) {
 
 Dims pooled_sizes(const char* name, const Tensor& x, const Pool2dParams& p) {
   check(x.dim() == 4, "non-empty 3D or 4D (batch mode) tensor expected for input");
-  check(is_floating(x.dtype()), "[{}] supports floating tensors, got {}", name, name_of(x.dtype()));
+  check_floating(name, x.dtype());
   check_window(p);
   check(x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0,
         "Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for input, but "

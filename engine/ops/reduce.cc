@@ -147,7 +147,7 @@ Tensor mean(const Tensor& x, const Dims& dims, bool keepdim) {
   check(is_floating(x.dtype()),
         "mean(): could not infer output dtype. Input dtype must be either a floating point or "
         "complex dtype. Got: {}",
-        name_of(x.dtype()));
+        type_name(x.dtype()));
   return reduce(x, reduced_dims(x, dims), keepdim, true,
                 dims.empty() ? "MeanBackward0" : "MeanBackward1");
 }

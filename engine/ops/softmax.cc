@@ -3,6 +3,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/half.h"
+#include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
@@ -45,9 +46,7 @@ struct SoftmaxBackward0 final : OpNode<1> {
   }
 };
 
-void check_input(const char* name, const Tensor& x) {
-  check(is_floating(x.dtype()), "[{}] supports floating tensors, got {}", name, name_of(x.dtype()));
-}
+void check_input(const char* name, const Tensor& x) { check_floating(name, x.dtype()); }
 
 }  // namespace
 

@@ -117,8 +117,7 @@ double count_over(const Tensor& x, const Dims& kept) {
 
 template <typename NodeType>
 Tensor variance(const Tensor& x, const Dims& dims, int64_t correction, bool keepdim, bool root) {
-  check(is_floating(x.dtype()),
-        "std and var only support floating point and complex dtypes, got {}", name_of(x.dtype()));
+  check(is_floating(x.dtype()), "std and var only support floating point and complex dtypes");
   const Dims kept = kept_sizes(x, dims);
   const double divisor = std::max(0.0, count_over(x, kept) - static_cast<double>(correction));
   Tensor y;
@@ -174,7 +173,7 @@ Tensor logsumexp(const Tensor& x, const Dims& dims, bool keepdim) {
 Tensor norm(const Tensor& x, double p, const Dims& dims, bool keepdim) {
   check(is_floating(x.dtype()),
         "linalg.vector_norm: Expected a floating point or complex tensor as input. Got {}",
-        name_of(x.dtype()));
+        type_name(x.dtype()));
   Tensor y;
   {
     const autograd::NoGrad no_grad;

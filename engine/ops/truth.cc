@@ -51,7 +51,7 @@ bool equal(const Tensor& a, const Tensor& b) {
 }
 
 bool allclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
-  check(a.dtype() == b.dtype(), "{} did not match {}", name_of(a.dtype()), name_of(b.dtype()));
+  check(a.dtype() == b.dtype(), "{} did not match {}", type_name(a.dtype()), type_name(b.dtype()));
   check(rtol >= 0 && atol >= 0,
         "rtol and atol must be greater than or equal to zero, but got {} "
         "and {}",

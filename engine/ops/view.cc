@@ -317,9 +317,9 @@ Tensor Tensor::unsqueeze(int64_t wanted) const {
 Tensor Tensor::expand(const Dims& wanted) const {
   const int lead = wanted.size() - dim();
   check(lead >= 0,
-        "expand({}{{{}}}, size={}): the number of sizes provided ({}) must be greater or equal to "
-        "the number of dimensions in the tensor ({})",
-        name_of(dtype()), this->sizes().str(), wanted.str(), wanted.size(), dim());
+        "expand(torch.{}Tensor{{{}}}, size={}): the number of sizes provided ({}) must be greater "
+        "or equal to the number of dimensions in the tensor ({})",
+        type_name(dtype()), this->sizes().str(), wanted.str(), wanted.size(), dim());
   Dims sizes = wanted, strides = Dims::filled(wanted.size(), 0);
   for (int d = 0; d < wanted.size(); ++d) {
     const int64_t have = d < lead ? 1 : this->sizes()[d - lead];
@@ -369,8 +369,9 @@ Tensor Tensor::select(int64_t dim, int64_t index) const {
   check(this->dim() > 0, "select() cannot be applied to a 0-dim tensor.");
   const int d = wrap_dim(dim, this->dim());
   const int64_t n = size(d);
-  check(index >= -n && index < n, "index {} is out of bounds for dimension {} with size {}", index,
-        d, n);
+  check(index >= -n && index < n,
+        "select(): index {} out of range for tensor of size {} at dimension {}", index,
+        sizes().str(), d);
   return take_slice(*this, {d, index < 0 ? index + n : index, 1, 1, true});
 }
 

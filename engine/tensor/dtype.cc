@@ -10,6 +10,8 @@ namespace {
 
 constexpr std::array<std::string_view, kDTypeCount> kNames = {
     "float32", "float64", "bfloat16", "float16", "int64", "int32", "uint8", "bool"};
+constexpr std::array<std::string_view, kDTypeCount> kTypeNames = {
+    "Float", "Double", "BFloat16", "Half", "Long", "Int", "Byte", "Bool"};
 
 uint16_t float_to_half_bits(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
@@ -56,6 +58,7 @@ Float16::operator float() const {
 }
 
 std::string_view name_of(DType dtype) { return kNames[static_cast<size_t>(dtype)]; }
+std::string_view type_name(DType dtype) { return kTypeNames[static_cast<size_t>(dtype)]; }
 
 DType dtype_from_name(std::string_view name) {
   const auto found = std::find(kNames.begin(), kNames.end(), name);

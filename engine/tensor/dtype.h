@@ -44,7 +44,8 @@ constexpr size_t size_of(DType dtype) {
 constexpr bool is_floating(DType dtype) { return dtype <= DType::kFloat16; }
 constexpr bool is_integral(DType dtype) { return !is_floating(dtype) && dtype != DType::kBool; }
 
-std::string_view name_of(DType dtype);         // "float32", "int64", ...
+std::string_view name_of(DType dtype);    // "float32", "int64", ...
+std::string_view type_name(DType dtype);  // "Float", "Long", ...: PyTorch's, in its error texts
 DType dtype_from_name(std::string_view name);  // throws ValueError on an unknown name
 
 // PyTorch's promotion among tensors of equal category: the wider wins, floats beat integers,

@@ -94,7 +94,7 @@ TEST(EdgeValues, ClampOfIntegers) {
   expect(clamp(x, 1, 2), DType::kInt64, {1, 1, 2, 2});
   expect(clamp(x, -1e30, 1e30), DType::kInt64, {0, 1, 2, 3});
   EXPECT_ERROR(x.clone().clamp_(0.5, 2.5),
-               "result type float32 can't be cast to the desired output type int64");
+               "result type Float can't be cast to the desired output type Long");
   for (DType dtype : {DType::kUInt8, DType::kInt32, DType::kInt64}) {
     expect(clamp_max(x.to(dtype), 2), dtype, {0, 1, 2, 2});
     expect(clamp_min(x.to(dtype), 2), dtype, {2, 2, 2, 3});

@@ -106,8 +106,10 @@ TEST(Geometry, Errors) {
   EXPECT_ERROR(x.view({-1, -1}), "only one dimension can be inferred");
   EXPECT_ERROR(x.view({-2, -3}), "invalid shape dimension -2");
   EXPECT_THROW(zeros({0}).view({-1, 0}), ValueError);
-  EXPECT_ERROR(x.select(0, 2), "index 2 is out of bounds for dimension 0 with size 2");
-  EXPECT_ERROR(x.select(0, -3), "index -3 is out of bounds for dimension 0 with size 2");
+  EXPECT_ERROR(x.select(0, 2),
+               "select(): index 2 out of range for tensor of size [2, 3] at dimension 0");
+  EXPECT_ERROR(x.select(0, -3),
+               "select(): index -3 out of range for tensor of size [2, 3] at dimension 0");
   EXPECT_ERROR(x.narrow(1, 2, 2), "start (2) + length (2) exceeds dimension size (3).");
   EXPECT_THROW(x.narrow(1, -4, 1), ValueError);
   EXPECT_THROW(x.slice(0, 0, 2, 0), ValueError);

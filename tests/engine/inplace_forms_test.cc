@@ -107,10 +107,10 @@ TEST(InPlaceForms, KeepTheDtypeAndSayWhenTheyCannot) {
   EXPECT_EQ(half.exp_().dtype(), DType::kBFloat16);
   EXPECT_EQ(half.to_vector(), tensor({1.0, 2.0}).exp().to(DType::kBFloat16).to_vector());
   const Tensor whole = tensor({1, 2});
-  EXPECT_ERROR(whole.exp_(), "result type float32 can't be cast to the desired output type int64");
+  EXPECT_ERROR(whole.exp_(), "result type Float can't be cast to the desired output type Long");
   EXPECT_EQ(whole.clamp_(2, 5).to_vector(), (std::vector<double>{2, 2}));
   EXPECT_ERROR(whole.pow_(-1), "Integers to negative integer powers are not allowed.");
-  EXPECT_ERROR(whole.pow_(0.5), "Found dtype int64 but expected float32");
+  EXPECT_ERROR(whole.pow_(0.5), "Found dtype Long but expected Float");
   EXPECT_ERROR(zeros({2}).masked_fill_(eq(zeros({3, 2}), 0), 1),
                "output with shape [2] doesn't match the broadcast shape [3, 2]");
 }

@@ -1,5 +1,4 @@
-// Wrong uses of the op set and the texts they give: PyTorch's, with Lockstep's spelling of sizes
-// and dtypes.
+// Wrong uses of the op set and the texts they give: PyTorch's.
 #include <functional>
 #include <limits>
 
@@ -66,7 +65,7 @@ std::vector<WrongUse> wrong_uses() {
       WRONG("index_select(): Index is supposed to be a vector",
             index_select(v, 0, zeros({1, 1}, {DType::kInt64}))),
       WRONG("index_select() cannot be applied to a 0-dim tensor.", index_select(s, 0, zero)),
-      WRONG("index_add_(): self (float32) and source (float64) must have the same scalar type",
+      WRONG("index_add_(): self (Float) and source (Double) must have the same scalar type",
             index_add(v, 0, zero, wide)),
       WRONG(
           "index_add_(): Number of indices (1) should be equal to source.size(dim): (2), for dim: "
@@ -83,8 +82,7 @@ std::vector<WrongUse> wrong_uses() {
       WRONG("shape mismatch: indexing tensors could not be broadcast together with shapes [2], [3]",
             index(x, {at({0, 1}), at({0, 1, 2})})),
       WRONG("masked_select: expected BoolTensor or ByteTensor for mask", masked_select(x, x)),
-      WRONG("masked_fill only supports boolean masks, but got mask of float32",
-            masked_fill(x, x, 0)),
+      WRONG("masked_fill only supports boolean masks, but got dtype Float", masked_fill(x, x, 0)),
       WRONG("masked_fill_ only supports a 0-dimensional value tensor, but got tensor with 1 "
             "dimension(s).",
             masked_fill(x, mask, v)),
@@ -100,12 +98,12 @@ std::vector<WrongUse> wrong_uses() {
       WRONG("argmax(): Expected reduction dim to be specified for input.numel() == 0.",
             argmax(ones({0}))),
       WRONG("argmin(): Expected reduction dim 0 to have non-zero size.", argmin(ones({0, 3}), 0)),
-      WRONG("std and var only support floating point and complex dtypes, got int64", var(zero)),
+      WRONG("std and var only support floating point and complex dtypes", var(zero)),
       WRONG(
           "linalg.vector_norm cannot compute the inf norm on an empty tensor because the operation "
           "does not have an identity",
           norm(ones({0}), std::numeric_limits<double>::infinity())),
-      WRONG("linalg.vector_norm: Expected a floating point or complex tensor as input. Got int64",
+      WRONG("linalg.vector_norm: Expected a floating point or complex tensor as input. Got Long",
             norm(zero, 2)),
       WRONG("Dimension out of range (expected to be in range of [-2, 1], but got 2)", prod(x, 2)),
       WRONG("Dimension out of range (expected to be in range of [-2, 1], but got 2)", cumsum(x, 2)),
@@ -197,13 +195,13 @@ std::vector<WrongUse> wrong_uses() {
       WRONG("movedim: repeated dim in `source` ([0, 0])", movedim(x, {0, 0}, {0, 1})),
       WRONG("movedim: repeated dim in `destination` ([0, -2])", movedim(x, {0, 1}, {0, -2})),
       WRONG("Dimension specified as 0 but tensor has no dimensions", unbind(s)),
-      WRONG("Index put requires the source and destination dtypes match, got float32 for the "
-            "destination and float64 for the source.",
+      WRONG("Index put requires the source and destination dtypes match, got Float for the "
+            "destination and Double for the source.",
             index_put(v, {zero}, wide)),
       WRONG("shape mismatch: value tensor of shape [3] cannot be broadcast to indexing result of "
             "shape [2]",
             index_put(v, {at({0, 1})}, v)),
-      WRONG("masked_fill only supports boolean masks, but got mask of float32",
+      WRONG("masked_fill only supports boolean masks, but got dtype Float",
             zeros({3, 4}).masked_fill_(x, 1)),
   };
 }

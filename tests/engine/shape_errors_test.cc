@@ -1,5 +1,4 @@
-// Wrong dtypes, sizes and windows and the texts they give: PyTorch's, with Lockstep's spelling of
-// sizes and dtypes.
+// Wrong dtypes, sizes and windows and the texts they give: PyTorch's.
 #include <limits>
 
 #include "lockstep/engine/ops/ops.h"
@@ -37,19 +36,19 @@ std::vector<WrongUse> wrong_arithmetic() {
             -truths),
       WRONG("Integers to negative integer powers are not allowed.", pow(whole, -1)),
       WRONG("Integers to negative integer powers are not allowed.", whole.clone().pow_(-2)),
-      WRONG("Found dtype int64 but expected float32", whole.clone().pow_(0.5)),
-      WRONG("Found dtype bool but expected int64", truths.clone().pow_(2)),
-      WRONG("result type float32 can't be cast to the desired output type int64",
+      WRONG("Found dtype Long but expected Float", whole.clone().pow_(0.5)),
+      WRONG("Found dtype Bool but expected Long", truths.clone().pow_(2)),
+      WRONG("result type Float can't be cast to the desired output type Long",
             whole.clone().add_(0.5)),
-      WRONG("result type float32 can't be cast to the desired output type int64",
+      WRONG("result type Float can't be cast to the desired output type Long",
             whole.clone().sub_(v)),
-      WRONG("result type float32 can't be cast to the desired output type int64",
+      WRONG("result type Float can't be cast to the desired output type Long",
             whole.clone().mul_(0.5)),
-      WRONG("result type float32 can't be cast to the desired output type int64",
+      WRONG("result type Float can't be cast to the desired output type Long",
             whole.clone().div_(2)),
-      WRONG("result type float32 can't be cast to the desired output type int64",
+      WRONG("result type Float can't be cast to the desired output type Long",
             whole.clone().exp_()),
-      WRONG("result type int64 can't be cast to the desired output type bool",
+      WRONG("result type Long can't be cast to the desired output type Bool",
             truths.clone().add_(1)),
       WRONG("output with shape [3] doesn't match the broadcast shape [2, 3]",
             ones({3}).add_(ones({2, 3}))),
@@ -58,16 +57,16 @@ std::vector<WrongUse> wrong_arithmetic() {
             v + ones({2})),
       WRONG("Mask tensor can take 0 and 1 values only", masked_fill(v, bytes, 1)),
       WRONG("Mask tensor can take 0 and 1 values only", masked_select(v, bytes)),
-      WRONG("where expected condition to be a boolean tensor, but got a tensor with dtype int64",
+      WRONG("where expected condition to be a boolean tensor, but got a tensor with dtype Long",
             where(whole, v, v)),
       WRONG("self must be a matrix", mm(v, x)),
       WRONG("mat2 must be a matrix", mm(x, v)),
       WRONG("self must be a matrix", mm(v, v)),
       WRONG("batch1 must be a 3D tensor", bmm(x, x)),
       WRONG("batch2 must be a 3D tensor", bmm(ones({1, 2, 3}), x)),
-      WRONG("expected scalar type int64 but found float32", mm(whole.view({1, 3}), v.view({3, 1}))),
-      WRONG("expected scalar type float32 but found float64", mv(x.t(), wide)),
-      WRONG("dot : expected both vectors to have same dtype, but found float32 and float64",
+      WRONG("expected scalar type Long but found Float", mm(whole.view({1, 3}), v.view({3, 1}))),
+      WRONG("expected scalar type Float but found Double", mv(x.t(), wide)),
+      WRONG("dot : expected both vectors to have same dtype, but found Float and Double",
             dot(v, wide)),
       WRONG("self and mat2 must have the same dtype", linear(x, ones({3, 4}), wide)),
       WRONG("shape '[5]' is invalid for input of size 12", x.view({5})),
@@ -91,11 +90,11 @@ std::vector<WrongUse> wrong_arithmetic() {
       WRONG("Trying to create tensor with negative dimension -3: [2, -3]", ones({2, -3})),
       WRONG("Trying to create tensor with negative dimension -3: [2, -3]", empty({2, -3})),
       WRONG("Trying to create tensor with negative dimension -3: [2, -3]", rand({2, -3})),
-      WRONG("index_add_(): Expected dtype int32/int64 for index but got: uint8",
+      WRONG("index_add_(): Expected dtype int32/int64 for index but got: Byte",
             index_add(v, 0, bytes, v)),
       WRONG("index_select(): Expected dtype int32 or int64 for index", index_select(v, 0, v)),
       WRONG("Expected tensor for argument #1 'indices' to have one of the following scalar types: "
-            "Long, Int; but got uint8 instead (while checking arguments for embedding)",
+            "Long, Int; but got torch.ByteTensor instead (while checking arguments for embedding)",
             embedding(bytes, x)),
   };
 }
@@ -114,14 +113,20 @@ std::vector<WrongUse> wrong_sizes() {
             x.copy_(ones({4, 3}))),
       WRONG("output with shape [2] doesn't match the broadcast shape [3, 2]",
             v.copy_(ones({3, 2}))),
-      WRONG("expand(float32{[2, 3]}, size=[2]): the number of sizes provided (1) must be greater "
-            "or equal to the number of dimensions in the tensor (2)",
+      WRONG("expand(torch.FloatTensor{[2, 3]}, size=[2]): the number of sizes provided (1) must be "
+            "greater or equal to the number of dimensions in the tensor (2)",
             x.expand({2})),
       WRONG("The expanded size of the tensor (-1) isn't allowed in a leading, non-existing "
             "dimension 0",
             v.expand({-1, 2})),
-      WRONG("expected scalar type int64 but found float32", nll_loss(x, v)),
-      WRONG("expected scalar type int64 but found int32", nll_loss(x, v.to(DType::kInt32))),
+      WRONG("select(): index 0 out of range for tensor of size [0] at dimension 0",
+            ones({0}).select(0, 0)),
+      WRONG("select(): index -1 out of range for tensor of size [0, 3] at dimension 0",
+            ones({0, 3}).select(0, -1)),
+      WRONG("select(): index 2 out of range for tensor of size [2, 3] at dimension 0", x[2]),
+      WRONG("select() cannot be applied to a 0-dim tensor.", x[0][0][0]),
+      WRONG("expected scalar type Long but found Float", nll_loss(x, v)),
+      WRONG("expected scalar type Long but found Int", nll_loss(x, v.to(DType::kInt32))),
   };
 }
 
@@ -199,9 +204,9 @@ std::vector<WrongUse> wrong_windows() {
       WRONG("Given input size per channel: (2 x 2). Calculated output size per channel: (-4 x -4). "
             "Output size is too small",
             conv_transpose2d(image, ones({2, 1, 1, 1}), {}, {.padding = {3, 3}})),
-      WRONG("expected scalar type float32 but found float64",
+      WRONG("expected scalar type Float but found Double",
             conv2d(image, kernel.to(DType::kFloat64))),
-      WRONG("Input type (float32) and bias type (float64) should be the same",
+      WRONG("Input type (torch.FloatTensor) and bias type (torch.DoubleTensor) should be the same",
             conv2d(image, kernel, ones({1}, {DType::kFloat64}))),
   };
 }
