@@ -251,6 +251,7 @@ const Tensor& Tensor::copy_(const Tensor& source) const {
 }
 
 const Tensor& Tensor::fill_(Scalar value) const {
+  check_fits(value, dtype());
   overwrite(*this, "FillBackward2");
   backend_of(*this).fill(*this, value);
   return *this;

@@ -33,6 +33,24 @@ Tensor fill_value(const Tensor& mask, const Operand& value) {
   return number;
 }
 
+// x where the mask is false, and the value as x's dtype has it where it is true.
+Tensor filled(const Tensor& x, const Tensor& mask, const Operand& value) {
+  const autograd::NoGrad no_grad;
+  const DType dtype = x.dtype();
+  if (value.is_tensor()) {
+    if (!is_floating(dtype)) check_fits(value.tensor().item_scalar(), dtype);
+    return where(mask, value.tensor().to(dtype), x);
+  }
+  Scalar number = value.scalar();
+  check_fits(number, dtype);
+  if (dtype == DType::kBool) {
+    number = number.to<double>() != 0;
+  } else if (!is_floating(dtype)) {
+    number = number.to<int64_t>();
+  }
+  return where(mask, number, x);
+}
+
 void set_up(MaskedFillBackward0& node, const Tensor& x, const Tensor& mask, const Tensor& number) {
   node.sizes = x.sizes();
   if (number.defined()) node.label = "MaskedFillBackward1";
@@ -53,7 +71,7 @@ const Tensor& masked_fill_in_place(const Tensor& self, const Tensor& mask, const
   }
   {
     const autograd::NoGrad no_grad;
-    const Tensor y = where(mask, value, self).to(self.dtype());
+    const Tensor y = filled(self, mask, value);
     check(y.sizes() == self.sizes(), "output with shape {} doesn't match the broadcast shape {}",
           self.sizes().str(), y.sizes().str());
     backend_of(self).copy(self, y);
@@ -67,11 +85,7 @@ const Tensor& masked_fill_in_place(const Tensor& self, const Tensor& mask, const
 
 Tensor masked_fill(const Tensor& x, const Tensor& mask, const Operand& value) {
   const Tensor number = fill_value(mask, value);
-  Tensor y;
-  {
-    const autograd::NoGrad no_grad;
-    y = where(mask, value, x).to(x.dtype());
-  }
+  const Tensor y = filled(x, mask, value);
   if (auto node = autograd::record<MaskedFillBackward0>(y, x, number)) {
     set_up(*node, x, mask, number);
   }

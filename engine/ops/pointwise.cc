@@ -319,6 +319,7 @@ namespace {
 void check_exponent(DType dtype, Scalar exponent) {
   check(is_floating(dtype) || exponent.is_floating() || exponent.to<int64_t>() >= 0,
         "Integers to negative integer powers are not allowed.");
+  check_fits(exponent, exponent.promote_with(dtype));
 }
 
 }  // namespace

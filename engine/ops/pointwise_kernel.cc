@@ -192,10 +192,23 @@ bool overlaps_otherwise(const Tensor& self, const Tensor& t) {
 
 bool is_fraction(double x) { return !std::isinf(x) && x != std::trunc(x); }  // or NaN
 
-// Integers between bounds that are not integers become floating.
-DTypes dtypes_of_unary(PointwiseOp op, DTypes dtypes, double p, double q) {
-  const bool bounds = op == PointwiseOp::k_clamp || op == PointwiseOp::k_hardtanh;
-  return bounds && (is_fraction(p) || is_fraction(q)) ? DTypes::kFloating : dtypes;
+// The dtypes of an op whose parameters may be bounds: integers between bounds that are not integers
+// become floating. Throws where the dtype cannot hold a bound; beyond int64_t, which an integer
+// bound cannot be, it bounds nothing.
+DTypes dtypes_of_unary(PointwiseOp op, DTypes dtypes, DType dtype, double p, double q) {
+  if (op != PointwiseOp::k_clamp && op != PointwiseOp::k_hardtanh) return dtypes;
+  check(op != PointwiseOp::k_hardtanh || dtype != DType::kUInt8 || (p >= 0 && q >= 0),
+        "cannot do hardtanh on an unsigned type with negative limits");
+  const bool fractions = is_fraction(p) || is_fraction(q);
+  if (fractions && !is_floating(dtype)) dtype = DType::kFloat32;
+  for (double bound : {p, q}) {
+    if (is_floating(dtype)) {
+      check_fits(bound, dtype);
+    } else if (std::fabs(bound) < 0x1p63) {
+      check_fits(static_cast<int64_t>(bound), dtype);
+    }
+  }
+  return fractions ? DTypes::kFloating : dtypes;
 }
 
 template <size_t kInputs>
@@ -320,7 +333,8 @@ Tensor unary(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& x, d
       !is_fraction(q)) {
     return unary(op, name, dtypes, x.to(DType::kInt64), p, q);
   }
-  return run<1>(op, name, dtypes_of_unary(op, dtypes, p, q), {Operand(x)}, p, q, nullptr);
+  return run<1>(op, name, dtypes_of_unary(op, dtypes, x.dtype(), p, q), {Operand(x)}, p, q,
+                nullptr);
 }
 
 Tensor binary(PointwiseOp op, const char* name, DTypes dtypes, const Operand& a, const Operand& b,
@@ -338,6 +352,9 @@ Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
                      ? result_type(values)
                      : (a.scalar().is_floating() || b.scalar().is_floating() ? DType::kFloat32
                                                                              : DType::kInt64);
+  for (const Operand& value : values) {
+    if (!value.is_tensor()) check_fits(value.scalar(), result);
+  }
   const bool to_bool = result == DType::kBool;  // computed as bytes
   if (to_bool) result = DType::kUInt8;
   const autograd::NoGrad no_grad;
@@ -349,7 +366,7 @@ Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
 
 void unary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self, double p,
                 double q) {
-  run<1>(op, name, dtypes_of_unary(op, dtypes, p, q), {Operand(self)}, p, q, &self);
+  run<1>(op, name, dtypes_of_unary(op, dtypes, self.dtype(), p, q), {Operand(self)}, p, q, &self);
 }
 
 void binary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self,

@@ -46,16 +46,21 @@ Tensor empty(const Dims& sizes, TensorOptions options) {
   return finish(empty_dense(sizes, options.dtype, options.device), options);
 }
 
-Tensor full(const Dims& sizes, Scalar value, TensorOptions options) {
-  const bool requires_grad = std::exchange(options.requires_grad, false);
-  const Tensor t = empty(sizes, options);
+Tensor full(const Dims& sizes, Scalar value, FullOptions options) {
+  const TensorOptions made = {options.dtype.value_or(value.dtype()), options.device};
+  check_fits(value, made.dtype);
+  const Tensor t = empty(sizes, made);
   backend_of(t).fill(t, value);
-  options.requires_grad = requires_grad;
-  return finish(t, options);
+  if (options.requires_grad) t.requires_grad_();
+  return t;
 }
 
-Tensor zeros(const Dims& sizes, TensorOptions options) { return full(sizes, 0, options); }
-Tensor ones(const Dims& sizes, TensorOptions options) { return full(sizes, 1, options); }
+Tensor zeros(const Dims& sizes, TensorOptions options) {
+  return full(sizes, 0, {options.dtype, options.device, options.requires_grad});
+}
+Tensor ones(const Dims& sizes, TensorOptions options) {
+  return full(sizes, 1, {options.dtype, options.device, options.requires_grad});
+}
 
 Tensor eye(int64_t n, TensorOptions options) {
   check(n >= 0, "n must be greater or equal to 0, got {}", n);

@@ -18,7 +18,13 @@ struct TensorOptions {
 Tensor empty(const Dims& sizes, TensorOptions options = {});
 Tensor zeros(const Dims& sizes, TensorOptions options = {});
 Tensor ones(const Dims& sizes, TensorOptions options = {});
-Tensor full(const Dims& sizes, Scalar value, TensorOptions options = {});
+struct FullOptions {
+  std::optional<DType> dtype{};  // else the value's: float32, int64 or bool
+  Device device{};
+  bool requires_grad = false;
+};
+// All elements `value`, which must lie within the dtype's range.
+Tensor full(const Dims& sizes, Scalar value, FullOptions options = {});
 Tensor eye(int64_t n, TensorOptions options = {});
 // start, start + step, ... below end. Without options float32 if any of the numbers is floating,
 // else int64. For an integer dtype the numbers are made integers first, and the values are exact.

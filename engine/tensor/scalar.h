@@ -24,6 +24,10 @@ class Scalar {
   T to() const {
     return is_floating() ? static_cast<T>(floating_) : static_cast<T>(integer_);
   }
+  // The dtype of a tensor made of the number alone.
+  DType dtype() const {
+    return is_floating() ? DType::kFloat32 : (is_bool() ? DType::kBool : DType::kInt64);
+  }
   // The dtype of `tensor op scalar`.
   DType promote_with(DType tensor) const {
     if (is_floating()) return lockstep::is_floating(tensor) ? tensor : DType::kFloat32;
@@ -38,5 +42,10 @@ class Scalar {
   };
   enum class Kind : uint8_t { kFloat, kInteger, kBool } kind_;
 };
+
+// Throws PyTorch's error if the number lies beyond the dtype's range. As there, an integer down to
+// -255 counts as a uint8, modulo 256; infinity and NaN are numbers of every floating dtype, and
+// everything is a bool. Fractions are not looked at.
+void check_fits(Scalar value, DType dtype);
 
 }  // namespace lockstep

@@ -100,6 +100,7 @@ TEST(EdgeValues, ClampOfIntegers) {
     expect(clamp_min(x.to(dtype), 2), dtype, {2, 2, 2, 3});
   }
   expect(clamp(x.to(DType::kUInt8), -1, 2), DType::kUInt8, {0, 1, 2, 2});
+  expect(clamp(x.to(DType::kUInt8), 0, 255), DType::kUInt8, {0, 1, 2, 3});
   // Beyond 2^53 too.
   const Tensor ends = tensor({INT64_MAX, INT64_MIN});
   EXPECT_EQ(clamp_max(ends, 1e30).data<int64_t>()[0], INT64_MAX);

@@ -166,6 +166,15 @@ TEST(Factory, Values) {
   EXPECT_EQ(arange(0).numel(), 0);
   EXPECT_EQ(eye(2).to_vector(), (Values{1, 0, 0, 1}));
   EXPECT_EQ(full({2}, 2.5, {DType::kInt64}).to_vector(), (Values{2, 2}));
+  EXPECT_EQ(full({2}, 3).dtype(), DType::kInt64);
+  EXPECT_EQ(full({2}, 3).to_vector(), (Values{3, 3}));
+  EXPECT_EQ(full({2}, 3.0).dtype(), DType::kFloat32);
+  EXPECT_EQ(full({2}, true).dtype(), DType::kBool);
+  EXPECT_EQ(full({2}, 3, {DType::kFloat64}).dtype(), DType::kFloat64);
+  EXPECT_EQ(full({1}, -1, {DType::kUInt8}).to_vector(), (Values{255}));
+  EXPECT_TRUE(full({2}, 3.0, {.requires_grad = true}).requires_grad());
+  EXPECT_ERROR(full({2}, 3, {.requires_grad = true}),
+               "Only Tensors of floating point and complex dtype can require gradients");
   EXPECT_EQ(ones({}).item(), 1);
   EXPECT_EQ(tensor({{1, 2}, {3, 4}}).sizes(), (Dims{2, 2}));
   EXPECT_EQ(tensor({1, 2}).dtype(), DType::kInt64);

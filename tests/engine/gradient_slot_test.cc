@@ -23,7 +23,7 @@ struct Fixture {
 
   explicit Fixture(const Dims& sizes) {
     const int64_t n = sizes.product();
-    buffer = full({n + 4}, 99);
+    buffer = full({n + 4}, 99.0);
     leaf = rand(sizes, {.requires_grad = true});
     slot->view = buffer.narrow(0, 2, n).view(sizes);
     slot->reopen = [this] {
@@ -153,7 +153,7 @@ TEST(GradientSlot, ALeafThatIsAlsoARoot) {
   Fixture f({2, 2});
   const Tensor x = ones({1, 2});
   const Tensor roots[] = {f.leaf, mm(x, f.leaf)};
-  const Tensor gradients[] = {full({2, 2}, 10), ones({1, 2})};
+  const Tensor gradients[] = {full({2, 2}, 10.0), ones({1, 2})};
   autograd::backward(roots, gradients);
   EXPECT_EQ(f.in_buffer(), (Values{11, 11, 11, 11}));
 }

@@ -160,7 +160,7 @@ TEST(Random, ViewsAndHalvesAreFilledToo) {
   manual_seed(3);
   const Tensor dense = rand({3, 4});
   manual_seed(3);
-  const Tensor space = full({3, 8}, 7);
+  const Tensor space = full({3, 8}, 7.0);
   space.slice(1, 0, 8, 2).uniform_();
   EXPECT_EQ(space.slice(1, 0, 8, 2).to_vector(), dense.to_vector());
   EXPECT_EQ(space.slice(1, 1, 8, 2).to_vector(), Values(12, 7.0));

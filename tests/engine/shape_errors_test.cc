@@ -12,7 +12,10 @@ namespace {
 std::vector<WrongUse> wrong_arithmetic() {
   const Tensor x = ones({3, 4}), v = ones({3}), truths = tensor({true, false, true});
   const Tensor whole = tensor({1, 2, 3}), wide = ones({3}, {DType::kFloat64});
-  const Tensor bytes = tensor({0, 1, 3}).to(DType::kUInt8);
+  constexpr DType kByte = DType::kUInt8;
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const Tensor bytes = tensor({0, 1, 3}).to(kByte);
   const char* subtraction =
       "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to "
       "invert a mask, use the `~` or `logical_not()` operator instead.";
@@ -55,6 +58,44 @@ std::vector<WrongUse> wrong_arithmetic() {
       WRONG("The size of tensor a (3) must match the size of tensor b (2) at non-singleton "
             "dimension 0",
             v + ones({2})),
+      WRONG("value cannot be converted to type uint8_t without overflow", full({1}, 256, {kByte})),
+      WRONG("value cannot be converted to type uint8_t without overflow", full({1}, -0.5, {kByte})),
+      WRONG("value cannot be converted to type uint8_t without overflow",
+            bytes.clone().fill_(-256)),
+      WRONG("value cannot be converted to type uint8_t without overflow",
+            bytes.clone().fill_(kNan)),
+      WRONG("value cannot be converted to type uint8_t without overflow",
+            masked_fill(bytes, truths, 300)),
+      WRONG("value cannot be converted to type uint8_t without overflow",
+            masked_fill(bytes, truths, tensor(300))),
+      WRONG("value cannot be converted to type uint8_t without overflow",
+            bytes.clone().masked_fill_(truths, 300)),
+      WRONG("value cannot be converted to type uint8_t without overflow",
+            where(truths, bytes, 300)),
+      WRONG("value cannot be converted to type uint8_t without overflow", clamp(bytes, 0, 300)),
+      WRONG("value cannot be converted to type uint8_t without overflow", clamp_max(bytes, 300)),
+      WRONG("value cannot be converted to type uint8_t without overflow",
+            bytes.clone().clamp_(300, 400)),
+      WRONG("value cannot be converted to type uint8_t without overflow", pow(bytes, 300)),
+      WRONG("value cannot be converted to type int without overflow",
+            full({1}, int64_t{1} << 31, {DType::kInt32})),
+      WRONG("value cannot be converted to type int without overflow",
+            clamp_min(whole.to(DType::kInt32), -1e10)),
+      WRONG("value cannot be converted to type int64_t without overflow",
+            whole.clone().fill_(1e19)),
+      WRONG("value cannot be converted to type int64_t without overflow",
+            masked_fill(whole, truths, kInfinity)),
+      WRONG("value cannot be converted to type float without overflow",
+            masked_fill(v, truths, 1e300)),
+      WRONG("value cannot be converted to type float without overflow", clamp(bytes, 0.5, 1e300)),
+      WRONG("value cannot be converted to type at::Half without overflow",
+            full({1}, 65519, {DType::kFloat16})),
+      WRONG("value cannot be converted to type at::BFloat16 without overflow",
+            full({1}, 3.4e38, {DType::kBFloat16})),
+      WRONG("cannot do hardtanh on an unsigned type with negative limits", hardtanh(bytes)),
+      WRONG("result type Float can't be cast to the desired output type Long",
+            dropout(whole, 0.5, true)),
+      WRONG("Float did not match Double", allclose(v, wide)),
       WRONG("Mask tensor can take 0 and 1 values only", masked_fill(v, bytes, 1)),
       WRONG("Mask tensor can take 0 and 1 values only", masked_select(v, bytes)),
       WRONG("where expected condition to be a boolean tensor, but got a tensor with dtype Long",
