@@ -279,6 +279,7 @@ void backward(std::span<const Tensor> roots, std::span<const Tensor> gradients, 
 
 std::vector<Tensor> grad(std::span<const Tensor> roots, std::span<const Tensor> inputs,
                          std::span<const Tensor> gradients, GradOptions options) {
+  check<Error>(!inputs.empty(), "grad requires non-empty inputs.");
   Run run(options.retain_graph || options.create_graph, options.create_graph);
   std::vector<Edge> edges;
   for (const Tensor& input : inputs) {

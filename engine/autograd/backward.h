@@ -18,7 +18,7 @@ struct GradOptions {
   bool create_graph = false;
   bool allow_unused = false;  // else an input that no root depends on is an error
 };
-// The gradients of the roots' sum with respect to `inputs`, accumulating nothing.
+// The gradients of the roots' sum with respect to `inputs`, at least one, accumulating nothing.
 std::vector<Tensor> grad(std::span<const Tensor> roots, std::span<const Tensor> inputs,
                          std::span<const Tensor> gradients = {}, GradOptions options = {});
 std::vector<Tensor> grad(const Tensor& root, const std::vector<Tensor>& inputs,

@@ -3,6 +3,7 @@
 #include "lockstep/engine/autograd/accumulate.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/overlap.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep::autograd {
@@ -85,14 +86,11 @@ void set_history(const Tensor& tensor, const Ptr<Node>& node) {
   meta.requires_grad = false;
 }
 
-void check_inplace(const Tensor& self) {
-  for (int d = 0; d < self.dim(); ++d) {
-    check<Error>(
-        self.sizes()[d] <= 1 || self.strides()[d] != 0,
-        "unsupported operation: more than one element of the written-to tensor refers to a "
-        "single memory location. Please clone() the tensor before performing the "
-        "operation.");
-  }
+void check_inplace(const Tensor& self, bool uniform) {
+  check<Error>(uniform || !overlaps_itself(self),
+               "unsupported operation: more than one element of the written-to tensor refers to a "
+               "single memory location. Please clone() the tensor before performing the "
+               "operation.");
   check<Error>(!self.impl()->inference || inference_mode_enabled(),
                "Inplace update to inference tensor outside InferenceMode is not allowed. You can "
                "make a clone to get a normal tensor before doing inplace update.");

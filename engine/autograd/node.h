@@ -99,8 +99,9 @@ void set_history(const Tensor& tensor, const Ptr<Node>& node);
 void replace_history(const Tensor& tensor, const Ptr<Node>& node);
 
 // Before an in-place operation: throws PyTorch's errors for leaves and views of leaves that require
-// grad, and for inference tensors.
-void check_inplace(const Tensor& self);
+// grad, for inference tensors, and for tensors whose elements share memory, unless all of them get
+// the same value (`uniform`).
+void check_inplace(const Tensor& self, bool uniform = false);
 // After it: `self` is now the output of `node`, whose edge 0 leads to what self was and whose name
 // is a literal.
 void rebase_history(const Tensor& self, const Ptr<Node>& node);

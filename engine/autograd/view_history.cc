@@ -127,28 +127,42 @@ struct CopySlices final : Node {
 // What is wrong with a write that gives `view` a new history; `indirect` if the write was to its
 // base or to another view of that.
 void check_creation(const TensorImpl& view, bool indirect) {
-  if (view.creation == ViewCreation::kRecorded) return;
+  using enum ViewCreation;
+  if (view.creation == kRecorded) return;
   const char* what = indirect ? "its base or another view of its base has been" : "is being";
-  if (view.creation == ViewCreation::kFunction) {
-    const auto& meta = view.autograd;
-    fail<Error>(
-        "Output {} of {} is a view and {} modified inplace. This view was created inside a custom "
-        "Function (or because an input was returned as-is) and the autograd logic to handle "
-        "view+inplace would override the custom backward associated with the custom Function, "
-        "leading to incorrect gradients. This behavior is forbidden. You can fix this by cloning "
-        "the output of the custom Function.",
-        meta ? meta->output_nr : 0, meta && meta->grad_fn ? meta->grad_fn->name() : "a function",
-        what);
-  }
-  const bool inference = view.creation == ViewCreation::kInferenceMode;
+  const bool inference = view.creation == kInferenceMode;
   const char* block = inference ? "inference_mode" : "no_grad";
+  const auto& meta = view.autograd;
+  std::string text;
+  if (inference || view.creation == kNoGrad || !meta || !meta->grad_fn) {
+    text = fmt::format("A view was created in {} mode and {} modified inplace {}.",
+                       inference ? "inference" : block, what,
+                       inference ? "in normal mode" : "with grad mode enabled");
+  } else {
+    text = fmt::format("Output {} of {} is a view and {} modified inplace.", meta->output_nr,
+                       meta->grad_fn->name(), what);
+  }
+  if (view.creation == kOneOfSeveral) {
+    fail<Error>(
+        "{} This view is the output of a function that returns multiple views. Such functions do "
+        "not allow the output views to be modified inplace. You should replace the inplace "
+        "operation by an out-of-place one.",
+        text);
+  }
+  if (view.creation == kFunction) {
+    fail<Error>(
+        "{} This view was created inside a custom Function (or because an input was returned "
+        "as-is) and the autograd logic to handle view+inplace would override the custom backward "
+        "associated with the custom Function, leading to incorrect gradients. This behavior is "
+        "forbidden. You can fix this by cloning the output of the custom Function.",
+        text);
+  }
   fail<Error>(
-      "A view was created in {} mode and {} modified inplace {}. Given that this use case is "
-      "ambiguous and error-prone, it is forbidden. You can clarify your code by moving both the "
-      "view and the inplace either both inside the {} block (if you don't want the inplace to be "
-      "tracked) or both outside (if you want the inplace to be tracked).",
-      inference ? "inference" : block, what,
-      inference ? "in normal mode" : "with grad mode enabled", block);
+      "{} Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify "
+      "your code by moving both the view and the inplace either both inside the {} block (if you "
+      "don't want the inplace to be tracked) or both outside (if you want the inplace to be "
+      "tracked).",
+      text, block);
 }
 
 }  // namespace

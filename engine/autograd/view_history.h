@@ -12,9 +12,9 @@
 namespace lockstep::autograd {
 
 // Where a view was made. Only a recorded one can be written in place with a history, or get a new
-// history after such a write to its base: the others have none that could be continued, or one that
-// a custom function replaced by its own.
-enum class ViewCreation : uint8_t { kRecorded, kNoGrad, kInferenceMode, kFunction };
+// history after such a write to its base: the others have none that could be continued, one that
+// a custom function replaced by its own, or one that they share with other views (split).
+enum class ViewCreation : uint8_t { kRecorded, kNoGrad, kInferenceMode, kFunction, kOneOfSeveral };
 
 // Throws PyTorch's error if `view` (or any other tensor) cannot be written in place with a history.
 void check_view_write(const Tensor& view);

@@ -1,9 +1,11 @@
 // Copies, conversions and in-place arithmetic.
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/pointwise_kernel.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/overlap.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep {
@@ -153,9 +155,9 @@ struct OverwriteBackward final : OpNode<1> {
   }
 };
 
-// Before an in-place write of values that do not depend on self.
-void overwrite(const Tensor& self, std::string_view label) {
-  autograd::check_inplace(self);
+// Before an in-place write of values that do not depend on self; `uniform`: of one value.
+void overwrite(const Tensor& self, std::string_view label, bool uniform) {
+  autograd::check_inplace(self, uniform);
   autograd::bump_version(self);
   if (!autograd::grad_enabled() || !self.requires_grad()) return;
   auto node = make_ptr<OverwriteBackward>();
@@ -165,9 +167,8 @@ void overwrite(const Tensor& self, std::string_view label) {
 }
 
 void randomise(const char* name, const Tensor& self, RandomKind kind, double p, double q) {
-  check(is_floating(self.dtype()), "[{}] needs a floating tensor, got {}", name,
-        name_of(self.dtype()));
-  overwrite(self, kind == RandomKind::kNormal ? "NormalBackward0" : "UniformBackward0");
+  check_floating(name, self.dtype());
+  overwrite(self, kind == RandomKind::kNormal ? "NormalBackward0" : "UniformBackward0", false);
   if (self.numel() == 0) return;
   const RandomKey key = next_random_key();
   const bool direct = self.is_contiguous() && size_of(self.dtype()) >= 4;
@@ -228,6 +229,7 @@ const Tensor& Tensor::copy_(const Tensor& source) const {
     check(broadcast == sizes(), "output with shape {} doesn't match the broadcast shape {}",
           sizes().str(), broadcast.str());
   }
+  check_no_partial_overlap(*this, source);
   autograd::check_inplace(*this);
   Ptr<CopyBackwards> node;
   if (is_floating(dtype()) && autograd::grad_enabled() &&
@@ -252,13 +254,13 @@ const Tensor& Tensor::copy_(const Tensor& source) const {
 
 const Tensor& Tensor::fill_(Scalar value) const {
   check_fits(value, dtype());
-  overwrite(*this, "FillBackward2");
+  overwrite(*this, "FillBackward2", true);
   backend_of(*this).fill(*this, value);
   return *this;
 }
 
 const Tensor& Tensor::zero_() const {
-  overwrite(*this, "ZeroBackward0");
+  overwrite(*this, "ZeroBackward0", true);
   backend_of(*this).fill(*this, 0);
   return *this;
 }

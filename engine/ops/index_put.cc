@@ -7,6 +7,7 @@
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/overlap.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep {
@@ -105,6 +106,7 @@ const Tensor& Tensor::index_put_(const std::vector<Tensor>& indices, const Tenso
                                  bool accumulate) const {
   const Tensor places = places_of(*this, indices);
   check_values(*this, values, places);
+  check_no_overlap(*this, values);
   autograd::check_inplace(*this);
   const auto node = node_for(*this, places, values, accumulate);
   if (node) autograd::check_view_write(*this);

@@ -5,6 +5,7 @@
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/overlap.h"
 
 namespace lockstep {
 namespace {
@@ -59,6 +60,7 @@ void set_up(MaskedFillBackward0& node, const Tensor& x, const Tensor& mask, cons
 
 const Tensor& masked_fill_in_place(const Tensor& self, const Tensor& mask, const Operand& value) {
   const Tensor number = fill_value(mask, value);
+  check_no_partial_overlap(self, mask);
   autograd::check_inplace(self);
   Ptr<MaskedFillBackward0> node;
   if (autograd::grad_enabled() &&

@@ -7,6 +7,7 @@
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/half.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/overlap.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep::pointwise {
@@ -182,14 +183,6 @@ DType compute_dtype(PointwiseOp op, const char* name, DTypes dtypes, DType resul
   return result;
 }
 
-// Whether `t` shares memory with `self`, element for element in another place: written in place, it
-// would change under the reader.
-bool overlaps_otherwise(const Tensor& self, const Tensor& t) {
-  return self.impl()->storage == t.impl()->storage &&
-         !(self.data_ptr() == t.data_ptr() && self.sizes() == t.sizes() &&
-           self.strides() == t.strides());
-}
-
 bool is_fraction(double x) { return !std::isinf(x) && x != std::trunc(x); }  // or NaN
 
 // The dtypes of an op whose parameters may be bounds: integers between bounds that are not integers
@@ -266,14 +259,14 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, 
   for (size_t i = 0; i < kInputs; ++i) {
     if (!operands[i].is_tensor()) continue;
     const Tensor& t = operands[i].tensor();
-    if (t.dtype() == compute && self && overlaps_otherwise(*self, t)) {
-      converted[i] = t.clone();
-      inputs[i] = &converted[i];
-    } else if (t.dtype() == compute) {
-      inputs[i] = &t;
-    } else {
+    if (t.dtype() != compute) {
       converted[i] = t.to(compute);
       inputs[i] = &converted[i];
+    } else if (self && overlap_of(*self, t) == Overlap::kUnknown) {
+      converted[i] = t.clone();  // it might change while it is read
+      inputs[i] = &converted[i];
+    } else {
+      inputs[i] = &t;
     }
     if (!shape_giver && (same_shape || t.sizes() == sizes)) shape_giver = inputs[i];
   }
@@ -371,6 +364,7 @@ void unary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& s
 
 void binary_into(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& self,
                  const Operand& other, double p, double q) {
+  if (other.is_tensor()) check_no_partial_overlap(self, other.tensor());
   run<2>(op, name, dtypes, {Operand(self), other}, p, q, &self);
 }
 

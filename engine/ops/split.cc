@@ -45,6 +45,10 @@ std::vector<Tensor> parts_of(const Tensor& x, const std::vector<int64_t>& length
       strides.erase(dim);
     }
     const Tensor part = view_of(x, sizes, strides, offset);
+    auto& creation = part.impl()->creation;
+    if (creation == autograd::ViewCreation::kRecorded) {
+      creation = autograd::ViewCreation::kOneOfSeveral;
+    }
     if (node) {
       autograd::set_history(part, node);
     } else if ((node = autograd::record<SplitNode>(part, x))) {

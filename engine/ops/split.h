@@ -4,7 +4,8 @@
 
 #include "lockstep/engine/tensor/tensor.h"
 
-// All give views of x.
+// All give views of x. As in PyTorch, those of split, chunk and unbind take no in-place ops that a
+// gradient would have to pass.
 namespace lockstep {
 
 // Parts of `size` each, the last perhaps smaller; or of the given sizes, which add up.

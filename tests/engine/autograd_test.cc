@@ -248,6 +248,7 @@ TEST(Grad, ErrorsAndUnused) {
   const Tensor x = leaf({1, 2}), unused = leaf({3});
   const Tensor constant = tensor({1.0});
   const Tensor y = square(x).sum();
+  EXPECT_ERROR(autograd::grad(y, {}), "grad requires non-empty inputs.");
   EXPECT_ERROR(autograd::grad(y, {constant}),
                "One of the differentiated Tensors does not require grad");
   EXPECT_ERROR(autograd::grad(y, {x, unused}, {.retain_graph = true}),

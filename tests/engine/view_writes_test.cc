@@ -103,6 +103,55 @@ TEST(ViewWrites, OfAViewMadeWithoutGradAreRefused) {
                     "no_grad"));
 }
 
+TEST(ViewWrites, OfOneOfSeveralViewsAreRefused) {
+  const std::string rest =
+      " This view is the output of a function that returns multiple views. Such functions do not "
+      "allow the output views to be modified inplace. You should replace the inplace operation by "
+      "an out-of-place one.";
+  const std::string writes = " is a view and is being modified inplace." + rest;
+  const Tensor leaf = ones({4}, {.requires_grad = true}), x = leaf * 2;
+  EXPECT_ERROR(x.split(2)[0].add_(1), "Output 0 of SplitBackward0" + writes);
+  EXPECT_ERROR(x.split(Dims{1, 3})[1].mul_(2), "Output 1 of SplitWithSizesBackward0" + writes);
+  EXPECT_ERROR(x.chunk(1)[0].exp_(), "Output 0 of SplitBackward0" + writes);
+  EXPECT_ERROR(x.unbind()[1].zero_(), "Output 1 of UnbindBackward0" + writes);
+  EXPECT_ERROR(leaf.split(2)[0].fill_(1), "Output 0 of SplitBackward0" + writes);
+  EXPECT_ERROR(x.split(2)[1].copy_(ones({2})), "Output 1 of SplitBackward0" + writes);
+  EXPECT_ERROR(x.split(2)[1].view({2, 1}).add_(1), "Output 0 of ViewBackward0" + writes);
+  const auto parts = x.split(2);
+  x.mul_(2);
+  EXPECT_ERROR(parts[1].sum(),
+               "Output 1 of SplitBackward0 is a view and its base or another view of its base has "
+               "been modified inplace." +
+                   rest);
+  // What has no history takes only a write that has none either.
+  const Tensor plain = ones({4});
+  plain.split(2)[1].mul_(3);
+  EXPECT_EQ(plain.to_vector(), (std::vector<double>{1, 1, 3, 3}));
+  EXPECT_ERROR(plain.split(2)[0].add_(leaf[0]),
+               "A view was created in no_grad mode and is being modified inplace with grad mode "
+               "enabled." +
+                   rest);
+  const autograd::NoGrad no_grad;
+  x.split(2)[0].zero_();
+  EXPECT_EQ(x.to_vector(), (std::vector<double>{0, 0, 4, 4}));
+}
+
+// What ends in a view that nobody else holds is no view.
+TEST(ViewWrites, ReachThePoolOfASingleImage) {
+  const Tensor w = ones({1}, {.requires_grad = true}), image = ones({1, 2, 2});
+  for (const bool recorded : {false, true}) {
+    Tensor y;
+    {
+      const autograd::GradMode mode(recorded);
+      y = max_pool2d(image, 2);
+    }
+    y.mul_(w * 3);
+    EXPECT_EQ(y.grad_fn()->name(), "MulBackward0");
+    y.backward(ones({1, 1, 1}));
+  }
+  EXPECT_EQ(w.grad().item(), 6);
+}
+
 TEST(ViewWrites, DifferentiateTwiceWhatSavedItsResult) {
   const Tensor x = ones({3, 3}, {.requires_grad = true});
   const Tensor b = x * 1.0;
