@@ -132,7 +132,7 @@ void loop(const PointwiseCall& call, int64_t begin, int64_t end) {
   }
 }
 
-enum class DTypes { kArithmetic, kFloating, kAny };
+enum class DTypes { kArithmetic, kFloating, kFloatingOnly, kAny };
 
 template <typename F, int kInputs, DTypes kDTypes>
 void run_op(const PointwiseCall& call, int64_t begin, int64_t end) {
@@ -144,7 +144,7 @@ void run_op(const PointwiseCall& call, int64_t begin, int64_t end) {
     default:
       break;
   }
-  if constexpr (kDTypes != DTypes::kFloating) {
+  if constexpr (kDTypes == DTypes::kArithmetic || kDTypes == DTypes::kAny) {
     switch (call.dtype) {
       case DType::kInt64:
         return loop<F, int64_t, kInputs>(call, begin, end);

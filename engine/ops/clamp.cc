@@ -2,7 +2,9 @@
 #include <cmath>
 
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/pointwise_kernel.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep {
@@ -67,14 +69,16 @@ Tensor clamp_to_one_bound(const Tensor& x, double low, double high, std::string_
 Tensor clamp(const Tensor& x, const Tensor& low, const Tensor& high) {
   check(low.defined() || high.defined(),
         "torch.clamp: At least one of 'min' or 'max' must not be None");
-  const auto is_bool = [](const Tensor& t) { return !t.defined() || t.dtype() == DType::kBool; };
-  check(!is_bool(x) || !is_bool(low) || !is_bool(high),
-        "[clamp] bool tensors are not supported here; convert with to(DType::kInt64) first");
-  Tensor y = x;
+  // All three decide the dtype together: bfloat16 among int64 and float16 gives float32.
+  const std::array<Operand, 3> operands = {x, low.defined() ? low : x, high.defined() ? high : x};
+  const DType dtype = pointwise::result_type(operands);
+  if (dtype == DType::kBool) not_implemented("clamp", dtype);
+  Tensor y;
   {
     const autograd::NoGrad no_grad;
-    if (low.defined()) y = maximum(y, low);
-    if (high.defined()) y = minimum(y, high);
+    y = x.to(dtype);
+    if (low.defined()) y = maximum(y, low.to(dtype));
+    if (high.defined()) y = minimum(y, high.to(dtype));
   }
   if (auto node = autograd::record<ClampBackward0>(y, x, low, high)) {
     size_t i = 0;

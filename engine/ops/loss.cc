@@ -2,7 +2,9 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
+#include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/pointwise_kernel.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -28,8 +30,15 @@ Tensor reduced(const Tensor& losses, Reduction reduction) {
   return losses;
 }
 
-// A loss of x and target with the losses' slopes in closed form.
+// The dtype of the losses. PyTorch expands the arguments to one shape first, so that one without
+// dimensions counts as much as the other.
+DType loss_dtype(const Tensor& x, const Tensor& target) {
+  return promote(x.dtype(), target.dtype());
+}
+
+// A loss of x and target, both of the losses' dtype, with its slopes in closed form.
 struct Mse {
+  static constexpr std::string_view kOp = "mse_loss";
   static constexpr std::string_view kName = "MseLossBackward0";
   static Tensor value(const Tensor& x, const Tensor& t, double) { return square(sub(x, t)); }
   static Tensor x_slope(const Tensor& x, const Tensor& t, double) { return mul(sub(x, t), 2); }
@@ -37,6 +46,7 @@ struct Mse {
 };
 
 struct SmoothL1 {
+  static constexpr std::string_view kOp = "smooth_l1_loss";
   static constexpr std::string_view kName = "SmoothL1LossBackward0";
   static Tensor value(const Tensor& x, const Tensor& t, double beta) {
     const Tensor distance = abs(sub(x, t));
@@ -46,7 +56,8 @@ struct SmoothL1 {
   }
   static Tensor x_slope(const Tensor& x, const Tensor& t, double beta) {
     const Tensor d = sub(x, t);
-    return beta == 0 ? sign(d) : clamp(div(d, beta), -1, 1);
+    // From |d| = beta on, not only beyond, the second derivative is 0.
+    return beta == 0 ? sign(d) : where(ge(abs(d), beta), sign(d), div(d, beta));
   }
   static Tensor target_slope(const Tensor& x, const Tensor& t, double beta) {
     return x_slope(t, x, beta);
@@ -54,6 +65,7 @@ struct SmoothL1 {
 };
 
 struct BinaryCrossEntropy {
+  static constexpr std::string_view kOp = "binary_cross_entropy";
   static constexpr std::string_view kName = "BinaryCrossEntropyBackward0";
   static Tensor floored(const Tensor& logarithm) { return maximum(logarithm, -100.0); }
   static Tensor value(const Tensor& x, const Tensor& t, double) {
@@ -74,24 +86,29 @@ struct LossNode final : OpNode<2> {
   double p = 0;
   std::string_view name() const override { return Loss::kName; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    const Tensor x = saved(0), t = saved(1);
+    const Tensor given_x = saved(0), given_t = saved(1);
+    const DType common = loss_dtype(given_x, given_t);
+    const Tensor x = given_x.to(common), t = given_t.to(common);
     const Tensor g = reduction == Reduction::kMean
                          ? div(gradients[0], static_cast<double>(sizes.product()))
                          : gradients[0];
-    if (needs(0)) results[0] = sum_to_size(mul(Loss::x_slope(x, t, p), g), x_sizes).to(x.dtype());
-    if (needs(1)) {
-      results[1] = sum_to_size(mul(Loss::target_slope(x, t, p), g), target_sizes).to(t.dtype());
-    }
+    const auto fit = [&](const Tensor& slope, const Dims& to, DType dtype) {
+      return sum_to_size(mul(slope, g), to).to(dtype);
+    };
+    if (needs(0)) results[0] = fit(Loss::x_slope(x, t, p), x_sizes, given_x.dtype());
+    if (needs(1)) results[1] = fit(Loss::target_slope(x, t, p), target_sizes, given_t.dtype());
   }
 };
 
 template <typename Loss>
 Tensor loss(const Tensor& x, const Tensor& target, Reduction reduction, double p) {
+  const DType dtype = loss_dtype(x, target);
+  check_floating(Loss::kOp, dtype);
   Tensor y;
   Dims sizes;
   {
     const autograd::NoGrad no_grad;
-    const Tensor losses = Loss::value(x, target, p);
+    const Tensor losses = Loss::value(x.to(dtype), target.to(dtype), p);
     sizes = losses.sizes();
     y = reduced(losses, reduction);
   }
@@ -114,7 +131,9 @@ Tensor mse_loss(const Tensor& x, const Tensor& target, Reduction reduction) {
 }
 
 Tensor l1_loss(const Tensor& x, const Tensor& target, Reduction reduction) {
-  return reduced(abs(sub(x, target)), reduction);
+  pointwise::check_subtraction(x, target);
+  const DType dtype = loss_dtype(x, target);
+  return reduced(abs(sub(x.to(dtype), target.to(dtype))), reduction);
 }
 
 Tensor smooth_l1_loss(const Tensor& x, const Tensor& target, Reduction reduction, double beta) {

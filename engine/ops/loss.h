@@ -7,7 +7,8 @@
 
 namespace lockstep {
 
-// Element by element, x and target broadcast; then reduced.
+// Element by element, x and target broadcast; then reduced. The wider dtype of the two counts, even
+// if that one has no dimensions.
 
 // (x - target)^2.
 Tensor mse_loss(const Tensor& x, const Tensor& target, Reduction reduction = Reduction::kMean);

@@ -98,6 +98,7 @@ class PointwiseNode : public Node {
   std::array<DType, kArity> dtypes;
   double p = 0, q = 0;
   bool number_first = false;  // the first of two arguments is a number
+  bool writes = false;        // the argument is overwritten
 
   void release_saved() final {
     for (auto& arg : args) arg.tensor.reset();
@@ -132,7 +133,13 @@ class PointwiseNode : public Node {
   }
 
  protected:
-  // `number - tensor` and `number ** tensor` have names of their own in PyTorch.
+  // Some of the forms that write, `number - tensor` and `number ** tensor` have names of their own
+  // in PyTorch.
+  std::string_view name_of_unary(std::string_view name) const {
+    if (!writes) return name;
+    if (name == "LeakyReluBackward0") return "LeakyReluBackward1";
+    return name == "EluBackward0" ? "EluBackward1" : name;
+  }
   std::string_view name_of_binary(std::string_view name) const {
     if (!number_first) return name;
     if (name == "SubBackward0") return "RsubBackward1";
@@ -185,6 +192,7 @@ const Tensor& in_place(PointwiseOp op, const char* name, DTypes dtypes, const Te
     node = make_ptr<NodeType>();
     node->p = p;
     node->q = q;
+    node->writes = true;
     const Tensor before = kSaved & kX ? self.clone() : self;  // a copy of what is overwritten
     node->keep({before}, {kSaved & ~unsigned{kY}}, before);
   }
@@ -202,7 +210,7 @@ const Tensor& in_place(PointwiseOp op, const char* name, DTypes dtypes, const Te
 #define LOCKSTEP_UNARY_NODE(op, Name, saved, gradient)                            \
   struct op##_node final : PointwiseNode<1> {                                     \
     static constexpr std::array<unsigned, 1> kSaves = {saved};                    \
-    std::string_view name() const override { return #Name; }                      \
+    std::string_view name() const override { return name_of_unary(#Name); }       \
     void apply(std::span<Tensor> gradients, std::span<Tensor> results) override { \
       [[maybe_unused]] const Tensor& g = gradients[0];                            \
       [[maybe_unused]] Tensor x, y;                                               \

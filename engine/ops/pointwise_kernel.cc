@@ -6,6 +6,7 @@
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/half.h"
+#include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/overlap.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
@@ -168,15 +169,30 @@ bool has_truths(PointwiseOp op) {
          op == PointwiseOp::k_maximum || op == PointwiseOp::k_minimum || op == PointwiseOp::k_sign;
 }
 
+// The name that texts give an op: gelu for both of its rows, abs for abs_.
+std::string_view public_name(std::string_view name) {
+  if (name.starts_with("gelu_")) return "gelu";
+  if (name.ends_with('_')) name.remove_suffix(1);
+  return name;
+}
+
+[[noreturn]] void refuse_bool(PointwiseOp op, const char* name) {
+  check(op != PointwiseOp::k_neg,
+        "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to "
+        "invert a mask, use the `~` or `logical_not()` operator instead.");
+  check(op != PointwiseOp::k_relu, "Boolean inputs not supported for relu");
+  check(op != PointwiseOp::k_hardtanh, "Bool inputs not supported for hardtanh");
+  not_implemented(public_name(name), DType::kBool);
+}
+
 // The dtype to compute in, from the dtype of the expression.
 DType compute_dtype(PointwiseOp op, const char* name, DTypes dtypes, DType result) {
-  if (dtypes == DTypes::kFloating && !is_floating(result)) return DType::kFloat32;
+  if (!is_floating(result)) {
+    if (dtypes == DTypes::kFloating) return DType::kFloat32;
+    if (dtypes == DTypes::kFloatingOnly) not_implemented(public_name(name), result);
+  }
   if (dtypes == DTypes::kArithmetic && result == DType::kBool) {
-    check(op != PointwiseOp::k_neg,
-          "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to "
-          "invert a mask, use the `~` or `logical_not()` operator instead.");
-    check(has_truths(op),
-          "[{}] bool tensors are not supported here; convert with to(DType::kInt64) first", name);
+    if (!has_truths(op)) refuse_bool(op, name);
     return DType::kUInt8;
   }
   if (result == DType::kBFloat16 || result == DType::kFloat16) return DType::kFloat32;

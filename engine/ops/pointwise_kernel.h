@@ -7,7 +7,7 @@
 // allocates the result. Knows nothing of autograd.
 namespace lockstep::pointwise {
 
-enum class DTypes : uint8_t { kArithmetic, kFloating, kAny };
+enum class DTypes : uint8_t { kArithmetic, kFloating, kFloatingOnly, kAny };
 
 Tensor unary(PointwiseOp op, const char* name, DTypes dtypes, const Tensor& x, double p, double q);
 Tensor binary(PointwiseOp op, const char* name, DTypes dtypes, const Operand& a, const Operand& b,

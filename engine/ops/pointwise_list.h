@@ -13,10 +13,11 @@
 //   OP(name, Compare, kAny)                                    bool f(a, b), no gradient; eq to ge
 //   OP(name, Where, ...)                                       f(condition, a, b)
 //
-// dtypes: kArithmetic (integers stay integers), kFloating (integers become float32), kAny (bool
-// too). saved: what the gradient formula reads besides g: kNone, or a sum of kX / kA / kB / kY (the
-// result). The gradient is a formula in differentiable ops over g, x or a and b, y, p, q, before
-// broadcasting is undone; so double backward needs nothing further.
+// dtypes: kArithmetic (integers stay integers), kFloating (integers become float32), kFloatingOnly
+// (integers are refused, as PyTorch does), kAny (bool too). saved: what the gradient formula reads
+// besides g: kNone, or a sum of kX / kA / kB / kY (the result). The gradient is a formula in
+// differentiable ops over g, x or a and b, y, p, q, before broadcasting is undone; so double
+// backward needs nothing further.
 #define LOCKSTEP_POINTWISE_OPS(OP)                                                                 \
   OP(neg, Unary, kArithmetic, NegBackward0, kNone, neg(g))                                         \
   OP(abs, Unary, kArithmetic, AbsBackward0, kX, mul(g, sign(x)))                                   \
@@ -56,12 +57,12 @@
   OP(tan, Unary, kFloating, TanBackward0, kY, mul(g, add(mul(y, y), 1)))                           \
   OP(erf, Unary, kFloating, ErfBackward0, kX, mul(g, mul(exp(neg(mul(x, x))), kTwoOverSqrtPi)))    \
   OP(atan, Unary, kFloating, AtanBackward0, kX, div(g, add(mul(x, x), 1)))                         \
-  OP(gelu_erf, Unary, kFloating, GeluBackward0, kX, gelu_erf_backward(g, x))                       \
-  OP(gelu_tanh, Unary, kFloating, GeluBackward0, kX, gelu_tanh_backward(g, x))                     \
-  OP(silu, Unary, kFloating, SiluBackward0, kX, silu_backward(g, x))                               \
-  OP(softplus, Unary2, kFloating, SoftplusBackward0, kX, softplus_backward(g, x, p, q))            \
-  OP(leaky_relu, Unary1, kFloating, LeakyReluBackward0, kX, leaky_relu_backward(g, x, p))          \
-  OP(elu, Unary1, kFloating, EluBackward0, kX, elu_backward(g, x, p))                              \
+  OP(gelu_erf, Unary, kFloatingOnly, GeluBackward0, kX, gelu_erf_backward(g, x))                   \
+  OP(gelu_tanh, Unary, kFloatingOnly, GeluBackward0, kX, gelu_tanh_backward(g, x))                 \
+  OP(silu, Unary, kFloatingOnly, SiluBackward0, kX, silu_backward(g, x))                           \
+  OP(softplus, Unary2, kFloatingOnly, SoftplusBackward0, kX, softplus_backward(g, x, p, q))        \
+  OP(leaky_relu, Unary1, kFloatingOnly, LeakyReluBackward0, kX, leaky_relu_backward(g, x, p))      \
+  OP(elu, Unary1, kFloatingOnly, EluBackward0, kX, elu_backward(g, x, p))                          \
   OP(hardtanh, Unary2, kArithmetic, HardtanhBackward0, kX, hardtanh_backward(g, x, p, q))          \
   OP(pow_tensor, Binary, kArithmetic, PowBackward1, kA | kB, pow_base_gradient(g, a, b), kA | kB,  \
      pow_exponent_gradient(g, a, b))                                                               \

@@ -42,26 +42,32 @@ struct ReduceNode : OpNode<2> {
   Dims dims, kept;
 };
 
-// d var / d x = 2 (x - mean) / divisor.
-Tensor variance_gradient(const Tensor& g, const Tensor& x, const Dims& dims, double divisor) {
-  return mul(mul(g, 2 / divisor), sub(x, mean(x, dims, true)));
+// d var / d x = 2 (x - mean) / (n - correction). With no more elements than the correction, PyTorch
+// has infinity for what all elements give, and goes by the formula along dimensions.
+Tensor variance_gradient(const Tensor& g, const Tensor& x, const Dims& dims, double degrees) {
+  if (degrees <= 0 && (dims.empty() || x.dim() == 0)) {
+    constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    return mul(g, where(eq(x, mean(x)), kNan, kInfinity));
+  }
+  return mul(mul(g, 2 / degrees), sub(x, mean(x, dims, true)));
 }
 
 struct VarBackward0 final : ReduceNode {
-  double divisor = 1;
+  double degrees = 1;
   std::string_view name() const override { return "VarBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    results[0] = variance_gradient(gradients[0].reshape(kept), saved(0), dims, divisor);
+    results[0] = variance_gradient(gradients[0].reshape(kept), saved(0), dims, degrees);
   }
 };
 
 struct StdBackward0 final : ReduceNode {
-  double divisor = 1;
+  double degrees = 1;
   std::string_view name() const override { return "StdBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     const Tensor y = saved(1).reshape(kept);
     const Tensor g = masked_fill(div(gradients[0].reshape(kept), mul(y, 2)), eq(y, 0), 0);
-    results[0] = variance_gradient(g, saved(0), dims, divisor);
+    results[0] = variance_gradient(g, saved(0), dims, degrees);
   }
 };
 
@@ -119,18 +125,18 @@ template <typename NodeType>
 Tensor variance(const Tensor& x, const Dims& dims, int64_t correction, bool keepdim, bool root) {
   check(is_floating(x.dtype()), "std and var only support floating point and complex dtypes");
   const Dims kept = kept_sizes(x, dims);
-  const double divisor = std::max(0.0, count_over(x, kept) - static_cast<double>(correction));
+  const double degrees = count_over(x, kept) - static_cast<double>(correction);
   Tensor y;
   {
     const autograd::NoGrad no_grad;
-    y = div(sum(square(sub(x, mean(x, dims, true))), dims, true), divisor);
+    y = div(sum(square(sub(x, mean(x, dims, true))), dims, true), std::max(0.0, degrees));
     if (root) y = sqrt(y);
     if (!keepdim) y = y.reshape(dropped_sizes(x, dims)).detach();
   }
   if (auto node = record<NodeType>(y, x)) {
     node->dims = dims;
     node->kept = kept;
-    node->divisor = divisor;
+    node->degrees = degrees;
     node->save(0, x);
     if (root) node->save_output(1, y);
   }

@@ -17,6 +17,11 @@ Tensor count(const Tensor& truths, int64_t dim, bool keepdim) {
   return sum(truths, {dim}, keepdim);
 }
 
+// Bytes are answered in bytes.
+Tensor as_answer(const Tensor& truth, const Tensor& x) {
+  return x.dtype() == DType::kUInt8 ? truth.to(DType::kUInt8) : truth;
+}
+
 }  // namespace
 
 Tensor isnan(const Tensor& x) { return ne(x, x); }
@@ -33,20 +38,16 @@ Tensor isfinite(const Tensor& x) {
   return lt(abs(x), static_cast<double>(INFINITY));
 }
 
-Tensor all(const Tensor& x) { return eq(count(eq(x, 0)), 0); }
+Tensor all(const Tensor& x) { return as_answer(eq(count(eq(x, 0)), 0), x); }
 Tensor all(const Tensor& x, int64_t dim, bool keepdim) {
-  return eq(count(eq(x, 0), dim, keepdim), 0);
+  return as_answer(eq(count(eq(x, 0), dim, keepdim), 0), x);
 }
-Tensor any(const Tensor& x) { return gt(count(ne(x, 0)), 0); }
+Tensor any(const Tensor& x) { return as_answer(gt(count(ne(x, 0)), 0), x); }
 Tensor any(const Tensor& x, int64_t dim, bool keepdim) {
-  return gt(count(ne(x, 0), dim, keepdim), 0);
+  return as_answer(gt(count(ne(x, 0), dim, keepdim), 0), x);
 }
 
 bool equal(const Tensor& a, const Tensor& b) {
-  check(a.dtype() == b.dtype(),
-        "Expected object of data type {} but got data type {} for argument "
-        "'other' in call to equal",
-        name_of(a.dtype()), name_of(b.dtype()));
   return a.sizes() == b.sizes() && all(eq(a, b)).item<bool>();
 }
 

@@ -10,6 +10,7 @@ Tensor isinf(const Tensor& x);
 Tensor isfinite(const Tensor& x);
 
 // Whether all (any) elements are not zero; along `dim` where it is given. Of nothing: true (false).
+// A uint8 tensor is answered in uint8.
 Tensor all(const Tensor& x);
 Tensor all(const Tensor& x, int64_t dim, bool keepdim = false);
 Tensor any(const Tensor& x);

@@ -75,6 +75,38 @@ TEST(EdgeValues, DerivativesOfEluAtTheOriginAndAtNan) {
   expect_same(gradient(g, x), {0, 0, slope, 0, 0});
 }
 
+TEST(EdgeValues, SecondDerivativeOfSmoothL1AtItsKink) {
+  for (const double beta : {0.5, 1.0, 2.0}) {
+    const Tensor x = leaf({beta, -beta, beta / 2, 0, 3 * beta, -3 * beta});
+    const Tensor y = smooth_l1_loss(x, zeros({6}), Reduction::kSum, beta);
+    const Tensor g = autograd::grad(y, {x}, {.create_graph = true})[0];
+    expect_same(g.to_vector(), {1, -1, 0.5, 0, 1, -1});
+    expect_same(gradient(g, x), {0, 0, 1 / beta, 1 / beta, 0, 0});
+  }
+  const Tensor x = leaf({kNan, kInf, -kInf});
+  expect_same(gradient(smooth_l1_loss(x, zeros({3}), Reduction::kNone), x), {kNan, 1, -1});
+}
+
+TEST(EdgeValues, VarianceOfNoMoreElementsThanTheCorrection) {
+  const auto slopes = [](const Tensor& x, bool root, const Dims& dims, int64_t correction) {
+    const Tensor y = root ? lockstep::std(x, dims, correction) : var(x, dims, correction);
+    Values values = y.to_vector();
+    for (double g : gradient(y, x)) values.push_back(g);
+    return values;
+  };
+  for (const bool root : {false, true}) {
+    expect_same(slopes(leaf({2}), root, {}, 1), {kNan, kNan});
+    expect_same(slopes(leaf({2}), root, {0}, 1), {kNan, kNan});
+    expect_same(slopes(tensor(2.0, {.requires_grad = true}), root, {}, 1), {kNan, kNan});
+    expect_same(slopes(leaf({2}), root, {}, 0), {0, 0});
+    expect_same(slopes(leaf({2}), root, {0}, 0), {0, 0});
+  }
+  expect_same(slopes(leaf({2, 3}), false, {}, 2), {kInf, kInf, kInf});
+  expect_same(slopes(leaf({2, 3}), false, {0}, 2), {kInf, -kInf, kInf});
+  expect_same(slopes(leaf({2, 3}), true, {0}, 2), {kInf, kNan, kNan});
+  expect_same(slopes(leaf({2, 3}), false, {0}, 3), {kInf, 1, -1});
+}
+
 TEST(EdgeValues, SecondDerivativeOfThe3NormAtTheOrigin) {
   const Tensor x = leaf({0, 0, 0});
   const Tensor g = autograd::grad(norm(x, 3), {x}, {.create_graph = true})[0];

@@ -50,7 +50,10 @@ TEST_P(InPlaceForm, IsThePlainForm) {
   EXPECT_TRUE(GetParam().in_place(y).is_same(y));
   EXPECT_EQ(y.version(), version + 1);
   EXPECT_EQ(y.to_vector(), expected.to_vector());
-  EXPECT_EQ(y.grad_fn()->name(), expected.grad_fn()->name());
+  // node_names_test.cc has the two that PyTorch gives a name of their own.
+  std::string name(expected.grad_fn()->name());
+  if (name == "LeakyReluBackward0" || name == "EluBackward0") name.back() = '1';
+  EXPECT_EQ(y.grad_fn()->name(), name);
   y.sum().backward();
   expected.sum().backward();
   EXPECT_EQ(x.grad().to_vector(), other.grad().to_vector());
