@@ -1,5 +1,7 @@
 #include "lockstep/engine/ops/gather.h"
 
+#include <algorithm>
+
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/tensor/check.h"
@@ -40,23 +42,33 @@ void check_indices(const Tensor& index, int dim, int64_t size) {
   }
 }
 
+// A tensor without dimensions counts as a vector of one element.
+int dims_of(const Tensor& t) { return std::max(t.dim(), 1); }
+int64_t size_along(const Tensor& t, int dim) { return t.dim() > 0 ? t.sizes()[dim] : 1; }
+Tensor as_vector(const Tensor& t) {
+  return t.dim() > 0 ? t.detach() : alias_of(t, {1}, {1}, t.storage_offset());
+}
+
 }  // namespace
 
 Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
-  check(index.dtype() == DType::kInt64, "gather(): Expected dtype int64 for index");
-  check(index.dim() == x.dim(),
-        "Index tensor must have the same number of dimensions as input tensor");
   const int d = wrap_dim(dim, x.dim());
-  for (int k = 0; k < index.dim(); ++k) {
-    check(k == d || index.sizes()[k] <= x.sizes()[k],
-          "Size does not match at dimension {} expected index {} to be smaller than self {} apart "
-          "from dimension {}",
-          k, index.sizes().str(), x.sizes().str(), d);
+  if (index.numel() > 0) {
+    check(index.dtype() == DType::kInt64, "gather(): Expected dtype int64 for index");
+    check(dims_of(index) == dims_of(x),
+          "Index tensor must have the same number of dimensions as input tensor");
+    for (int k = 0; k < index.dim(); ++k) {
+      check(k == d || index.sizes()[k] <= x.sizes()[k],
+            "Size does not match at dimension {} expected index {} to be smaller than self {} "
+            "apart from dimension {}",
+            k, index.sizes().str(), x.sizes().str(), d);
+    }
+    check_indices(index, d, size_along(x, d));
   }
-  check_indices(index, d, x.dim() > 0 ? x.size(d) : 1);
-  const Tensor dense_index = index.contiguous();
   const Tensor y = empty_dense(index.sizes(), x.dtype(), x.device());
-  backend_of(x).gather(y, x.detach().contiguous(), d, dense_index);
+  if (index.numel() > 0) {
+    backend_of(x).gather(as_vector(y), as_vector(x).contiguous(), d, as_vector(index).contiguous());
+  }
   if (auto node = record<GatherBackward0>(y, x)) {
     node->dim = d;
     node->sizes = x.sizes();
@@ -66,25 +78,36 @@ Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
 }
 
 Tensor scatter_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& source) {
-  check(index.dtype() == DType::kInt64, "scatter(): Expected dtype int64 for index");
-  check(x.dtype() == source.dtype(), "scatter(): Expected self.dtype to be equal to src.dtype");
-  check(index.dim() == x.dim() && index.dim() == source.dim(),
-        "Index tensor must have the same number of dimensions as self tensor");
   const int d = wrap_dim(dim, x.dim());
-  for (int k = 0; k < index.dim(); ++k) {
-    check((k == d || index.sizes()[k] <= x.sizes()[k]) && index.sizes()[k] <= source.sizes()[k],
-          "Expected index {} to be smaller than self {} apart from dimension {} and to be smaller "
-          "size than src {}",
-          index.sizes().str(), x.sizes().str(), d, source.sizes().str());
-  }
-  check_indices(index, d, x.dim() > 0 ? x.size(d) : 1);
-  Tensor used = source;  // what lies beyond the index is not
-  for (int k = 0; k < index.dim(); ++k) {
-    if (index.sizes()[k] != used.sizes()[k]) used = used.narrow(k, 0, index.sizes()[k]);
+  check(index.dtype() == DType::kInt64 || index.numel() == 0,
+        "scatter(): Expected dtype int64 for index");
+  check(x.dtype() == source.dtype(), "scatter(): Expected self.dtype to be equal to src.dtype");
+  Tensor used;  // what lies beyond the index is not
+  if (index.numel() == 0) {
+    used = source.reshape({-1}).narrow(0, 0, 0).reshape(index.sizes());
+  } else {
+    check(dims_of(index) == dims_of(x),
+          "Index tensor must have the same number of dimensions as self tensor");
+    check(dims_of(index) == dims_of(source),
+          "Index tensor must have the same number of dimensions as src tensor");
+    used = source.dim() == 0 ? source.reshape({1}) : source;
+    for (int k = 0; k < index.dim(); ++k) {
+      const int64_t n = index.sizes()[k];
+      check((k == d || n <= x.sizes()[k]) && n <= used.sizes()[k],
+            "Expected index {} to be smaller than self {} apart from dimension {} and to be "
+            "smaller size than src {}",
+            index.sizes().str(), x.sizes().str(), d, source.sizes().str());
+      if (n != used.sizes()[k]) used = used.narrow(k, 0, n);
+    }
+    if (index.dim() == 0) used = used.narrow(0, 0, 1).reshape({});
+    check_indices(index, d, size_along(x, d));
   }
   const Tensor y = empty_dense(x.sizes(), x.dtype(), x.device());
   backend_of(x).copy(y, x);
-  backend_of(x).scatter_add(y, d, index.contiguous(), used.detach().contiguous());
+  if (index.numel() > 0) {
+    backend_of(x).scatter_add(as_vector(y), d, as_vector(index).contiguous(),
+                              as_vector(used).contiguous());
+  }
   if (auto node = record<ScatterAddBackward0>(y, x, used)) {
     node->dim = d;
     node->save(0, index);

@@ -100,13 +100,27 @@ bool names_places(const Tensor& index) {
 
 bool is_mask(const Tensor& t) { return t.dtype() == DType::kBool || t.dtype() == DType::kUInt8; }
 
+// The place that a number stands for.
+int64_t checked_place(int64_t at, int dim, int64_t size) {
+  check(at >= -size && at < size, "index {} is out of bounds for dimension {} with size {}", at,
+        dim, size);
+  return at;
+}
+
 // What index() was given, masks replaced by what they select; undefined for whole dimensions. A
-// mask without dimensions stands for a new one of x, of which it takes all or nothing.
+// mask without dimensions stands for a new one of x, of which it takes all or nothing; a number
+// without dimensions selects, as it would outside index(), and its dimension goes.
 std::vector<Tensor> plain_indices(Tensor& x, const std::vector<Tensor>& indices) {
+  const int given_dims = x.dim();
   std::vector<Tensor> plain;
+  int selected = 0;
   for (const Tensor& index : indices) {
+    const int next = static_cast<int>(plain.size());
     if (!index.defined()) {
       plain.push_back(index);
+    } else if (index.dim() == 0 && is_integral(index.dtype()) && !is_mask(index)) {
+      check(next < x.dim(), "too many indices for tensor of dimension {}", given_dims);
+      x = x.select(next, checked_place(index.item<int64_t>(), next + selected++, x.size(next)));
     } else if (is_mask(index) && index.dim() == 0) {
       x = x.unsqueeze(static_cast<int64_t>(plain.size()));
       const int64_t count = index.item<bool>() ? 1 : 0;
@@ -128,7 +142,7 @@ std::vector<Tensor> plain_indices(Tensor& x, const std::vector<Tensor>& indices)
     }
   }
   check(static_cast<int>(plain.size()) <= x.dim(), "too many indices for tensor of dimension {}",
-        x.dim());
+        given_dims);
   return plain;
 }
 
@@ -229,9 +243,7 @@ Tensor index(const Tensor& given, const std::vector<Tensor>& indices) {
       const int64_t n = front.size(k);
       const Tensor host = plain[dim].to(Device{}).contiguous();
       for (int64_t i = 0; i < host.numel(); ++i) {
-        const int64_t at = host.data<int64_t>()[i];
-        check(at >= -n && at < n, "index {} is out of bounds for dimension {} with size {}", at,
-              dim, n);
+        checked_place(host.data<int64_t>()[i], static_cast<int>(dim), n);
       }
       const Tensor wrapped = where(lt(plain[dim], 0), add(plain[dim], n), plain[dim]);
       positions = positions.defined() ? add(mul(positions, n), wrapped) : wrapped;

@@ -13,7 +13,8 @@ Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor
 
 // x[i, j, ...] with tensors for indices, as in PyTorch: int64 tensors (negative ones count from the
 // end), which broadcast with each other, and bool or uint8 masks, each of which stands for as many
-// dimensions as it has; one without any for a new one of size 1 or 0. An undefined tensor leaves a
+// dimensions as it has; one without any for a new one of size 1 or 0. An integer without dimensions
+// is a select(), and the result a view if there is nothing else. An undefined tensor leaves a
 // dimension as it is (a Python `:`).
 Tensor index(const Tensor& x, const std::vector<Tensor>& indices);
 // The elements of x where `mask` is true, in row-major order; both broadcast.

@@ -193,8 +193,8 @@ Tensor flip(const Tensor& x, const Dims& dims) {
   for (int64_t wanted : dims) {
     const auto d = static_cast<size_t>(wrap_dim(wanted, x.dim()));
     check(!std::exchange(done[d], true), "dim {} appears multiple times in the list of dims", d);
-    const int64_t n = x.size(wanted);
-    if (n == 0) continue;
+    const int64_t n = x.dim() > 0 ? x.size(wanted) : 1;
+    if (n <= 1) continue;
     y = index_select(y, wanted, arange(n - 1, -1, -1).to(x.device()));
   }
   if (y.impl()->storage == x.impl()->storage) y = y.clone();  // nothing to turn round

@@ -269,18 +269,30 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   return unfolded(bmm(batched(a), batched(b)), out);
 }
 
+namespace {
+
+// Of a weight without rows or a bias that broadcasts: what PyTorch makes it of, with their texts.
+Tensor composed_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  const Tensor transposed = weight.t();
+  if (x.dim() < 2) return add(matmul(x, transposed), bias);
+  const Tensor y = addmm(bias, as_rows(x), transposed);
+  Dims sizes = x.sizes();
+  sizes[sizes.size() - 1] = weight.size(0);
+  return x.dim() == 2 ? y : y.reshape(sizes);
+}
+
+}  // namespace
+
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  check(weight.dim() == 2 && x.dim() >= 1,
-        "[linear] expects x (..., in) and weight (out, in), got {} and {}", x.sizes().str(),
-        weight.sizes().str());
+  if (!bias.defined()) return matmul(x, weight.t());
+  if (weight.dim() != 2 || x.dim() == 0 || bias.dim() != 1 || bias.size(0) != weight.size(0)) {
+    return composed_linear(x, weight, bias);
+  }
   const int64_t in = weight.size(1), out = weight.size(0);
   int64_t rows = 1;
   for (int d = 0; d + 1 < x.dim(); ++d) rows *= x.sizes()[d];
   check(x.size(-1) == in, "mat1 and mat2 shapes cannot be multiplied ({}x{} and {}x{})", rows,
         x.size(-1), in, out);
-  if (!bias.defined()) return matmul(x, weight.t());
-  check(bias.dim() == 1 && bias.size(0) == out, "[linear] bias must be [{}], got {}", out,
-        bias.sizes().str());
   check_pair("linear", x, weight);
   check(bias.dtype() == x.dtype(), "self and mat2 must have the same dtype");
   if (x.dim() != 2) {
@@ -327,6 +339,8 @@ Scalar whole(const char* name, double factor) {
 }  // namespace
 
 Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b, double beta, double alpha) {
+  check(a.dim() == 2, "mat1 must be a matrix, got {}-D tensor", a.dim());
+  check(b.dim() == 2, "mat2 must be a matrix, got {}-D tensor", b.dim());
   Tensor y;
   {
     const autograd::NoGrad no_grad;

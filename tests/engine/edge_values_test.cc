@@ -219,6 +219,67 @@ TEST(EdgeValues, IntegersTakeNoHistoryFromWhatIsCopied) {
   }
 }
 
+// A tensor without dimensions is as good as a vector of one element.
+TEST(EdgeValues, PlacesInATensorWithoutDimensions) {
+  const auto same = [](const Tensor& y, const Dims& sizes, const Values& values) {
+    EXPECT_EQ(y.sizes(), sizes);
+    EXPECT_EQ(y.to_vector(), values);
+  };
+  const Tensor x = tensor(2.0, {.requires_grad = true}), none = zeros({0}, {DType::kInt64});
+  same(flip(x, {0}), {}, {2});
+  same(gather(x, 0, tensor(0)), {}, {2});
+  same(gather(x, 0, tensor({0, 0})), {2}, {2, 2});
+  same(gather(x, 0, none), {0}, {});
+  same(gather(ones({2}), 0, tensor(1)), {}, {1});
+  same(gather(ones({2, 2}), 0, none), {0}, {});
+  const Tensor source = tensor({1.0, 5.0}, {.requires_grad = true});
+  same(scatter_add(x, 0, tensor({0, 0}), source), {}, {8});
+  same(scatter_add(x, 0, tensor(0), source), {}, {3});
+  same(scatter_add(x, 0, tensor({0}), x), {}, {4});
+  same(scatter_add(source, -1, tensor(1), x), {2}, {1, 7});
+  same(scatter_add(ones({2, 2}), 0, none, ones({1, 1})), {2, 2}, {1, 1, 1, 1});
+  flip(x, {-1}).backward();
+  (gather(x, 0, tensor({0, 0})) * tensor({3.0, 4.0})).sum().backward();
+  scatter_add(x, 0, tensor({0, 0}), source * 2).backward();
+  (scatter_add(source, 0, tensor(1), x) * tensor({1.0, 10.0})).sum().backward();
+  same(x.grad(), {}, {1 + 7 + 1 + 10});
+  same(source.grad(), {2}, {2 + 1, 2 + 10});
+}
+
+TEST(EdgeValues, AnIndexWithoutDimensionsSelects) {
+  const auto same = [](const Tensor& y, const Dims& sizes, const Values& values) {
+    EXPECT_EQ(y.sizes(), sizes);
+    EXPECT_EQ(y.to_vector(), values);
+  };
+  const Tensor x = arange(24).view({2, 3, 4}), one = tensor(1), rows = tensor({1, 0});
+  same(x.index({one, tensor(-1).to(DType::kInt32)}), {4}, {20, 21, 22, 23});
+  same(x.index({one, one, one}), {}, {17});
+  same(x.index({{}, one, rows}), {2, 2}, {5, 4, 17, 16});
+  // The selected dimension does not stand between others: what is indexed stays where it is.
+  same(x.index({{}, rows, one}), {2, 2}, {5, 1, 17, 13});
+  same(x.index({rows, {}, one}), {2, 3}, {13, 17, 21, 1, 5, 9});
+  same(x.index({one, tensor({true, false, true})}), {2, 4}, {12, 13, 14, 15, 20, 21, 22, 23});
+  x.index({one, one}).fill_(-1);  // a view
+  same(x.select(0, 1).select(0, 1), {4}, {-1, -1, -1, -1});
+  same(zeros({2, 2}).index_put({one}, tensor(3.0)), {2, 2}, {0, 0, 3, 3});
+}
+
+TEST(EdgeValues, LinearOfOtherWeightsAndBiases) {
+  const Tensor x = tensor({{1.0, 2.0}, {3.0, 4.0}}), w = tensor({{1.0, 0.0}, {1.0, 1.0}});
+  const auto same = [](const Tensor& y, const Dims& sizes, const Values& values) {
+    EXPECT_EQ(y.sizes(), sizes);
+    EXPECT_EQ(y.to_vector(), values);
+  };
+  same(linear(x, tensor({10.0, 1.0})), {2}, {12, 34});
+  same(linear(x[0], tensor({10.0, 1.0})), {}, {12});
+  same(linear(x.view({1, 2, 2}), tensor({10.0, 1.0})), {1, 2}, {12, 34});
+  same(linear(x, w, tensor(5.0)), {2, 2}, {6, 8, 8, 12});
+  same(linear(x, w, tensor({5.0})), {2, 2}, {6, 8, 8, 12});
+  same(linear(x, w, x), {2, 2}, {2, 5, 6, 11});
+  same(linear(x.view({2, 1, 2}), w, tensor({5.0})), {2, 1, 2}, {6, 8, 8, 12});
+  same(linear(x[0], w, tensor(5.0)), {2}, {6, 8});
+}
+
 TEST(EdgeValues, TheLastDimensionThatDoesNotMatchIsNamed) {
   EXPECT_ERROR(ones({2, 3}) + ones({3, 2}),
                "The size of tensor a (3) must match the size of tensor b (2) at non-singleton "
