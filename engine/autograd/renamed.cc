@@ -17,9 +17,10 @@ struct RenamedBackward final : OpNode<1> {
 }  // namespace
 
 Tensor renamed(const Tensor& y, std::string_view label) {
-  if (!grad_enabled() || !y.requires_grad()) return y;
-  const Tensor same = alias_of(y, y.sizes(), y.strides(), y.storage_offset());
-  record<RenamedBackward>(same, y)->label = label;
+  const bool recorded = grad_enabled() && y.requires_grad();
+  if (!recorded && !y.impl()->base) return y;
+  const Tensor same = y.detach();
+  if (recorded) record<RenamedBackward>(same, y)->label = label;
   return same;
 }
 

@@ -257,7 +257,7 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, 
   // Whatever is true counts once.
   if (op == PointwiseOp::k_add_scaled && result == DType::kBool) p = p != 0;
   // where's condition is bool whatever the values are; everything computes in one dtype.
-  std::array<Tensor, kInputs> converted, rounded_tensors;
+  std::array<Tensor, kInputs> converted;
   if (is_half(result) && rounds_operands(op)) [[unlikely]] {
     p = rounded(p, result);
     q = rounded(q, result);
@@ -265,8 +265,8 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, 
       if (!operands[i].is_tensor()) {
         operands[i] = Scalar(rounded(operands[i].scalar().template to<double>(), result));
       } else if (operands[i].tensor().dtype() != result) {
-        rounded_tensors[i] = operands[i].tensor().to(result);
-        operands[i] = rounded_tensors[i];
+        converted[i] = operands[i].tensor().to(result);
+        operands[i] = converted[i];
       }
     }
   }

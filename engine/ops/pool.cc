@@ -58,24 +58,9 @@ Dims pooled_sizes(const char* name, const Tensor& x, const Pool2dParams& p) {
   return sizes;
 }
 
-// The node of an op that took a tensor without batch as a batch of one.
-struct BatchOfOneBackward final : OpNode<1> {
-  std::string_view label;
-  std::string_view name() const override { return label; }
-  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    results[0] = gradients[0].unsqueeze(0);
-  }
-};
-
 template <typename Pool>
 Tensor as_batch_of_one(const Tensor& x, std::string_view label, Pool&& pool) {
-  const Tensor batch = pool(x.unsqueeze(0));
-  Dims sizes = batch.sizes(), strides = batch.strides();
-  sizes.erase(0);
-  strides.erase(0);
-  const Tensor y = alias_of(batch, sizes, strides, batch.storage_offset());
-  if (auto node = record<BatchOfOneBackward>(y, batch)) node->label = label;
-  return y;
+  return autograd::renamed(pool(x.unsqueeze(0)).squeeze(0), label);
 }
 
 Pool2dParams square_window(int64_t kernel) {

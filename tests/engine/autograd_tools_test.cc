@@ -11,18 +11,12 @@
 #include "lockstep/engine/autograd/saved_tensor_hooks.h"
 #include "lockstep/engine/ops/ops.h"
 
+#include "engine/throws.h"
+
 namespace lockstep {
 namespace {
 
-template <typename F>
-std::string error_of(F&& fn) {
-  try {
-    fn();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return "no error";
-}
+using lockstep::testing::error_of;
 
 TEST(Gradcheck, NeedsAnInputThatRequiresGrad) {
   const auto same = [](const std::vector<Tensor>& in) { return in[0]; };

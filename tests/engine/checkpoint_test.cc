@@ -19,15 +19,7 @@
 namespace lockstep {
 namespace {
 
-template <typename F>
-std::string error_of(F&& fn) {
-  try {
-    fn();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return "no error";
-}
+using lockstep::testing::error_of;
 
 Tensor leaf(const Dims& sizes) {
   return randn(sizes, {.dtype = DType::kFloat64, .requires_grad = true});

@@ -25,15 +25,7 @@
 namespace lockstep {
 namespace {
 
-template <typename F>
-std::string error_of(F&& fn) {
-  try {
-    fn();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return "no error";
-}
+using lockstep::testing::error_of;
 
 struct Cube : autograd::Function<Cube> {
   static Tensor forward(autograd::FunctionContext& context, const Tensor& x) {

@@ -1,12 +1,11 @@
 #pragma once
 
 #include <functional>
-#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
-#include "lockstep/engine/tensor/error.h"
+#include "engine/throws.h"
 
 namespace lockstep::testing {
 
@@ -22,15 +21,7 @@ struct WrongUse {
   }
 
 inline void expect_texts(const std::vector<WrongUse>& uses) {
-  for (const WrongUse& wrong : uses) {
-    std::string thrown = "(nothing was thrown)";
-    try {
-      wrong.use();
-    } catch (const Error& e) {
-      thrown = e.what();
-    }
-    EXPECT_EQ(thrown, wrong.text);
-  }
+  for (const WrongUse& wrong : uses) EXPECT_EQ(error_of(wrong.use), wrong.text);
 }
 
 }  // namespace lockstep::testing
