@@ -21,12 +21,6 @@ constexpr size_t kLargestMessage = size_t{1} << 30;  // MPI counts are ints
 
 }  // namespace
 
-std::vector<int> NodeLayout::reduction_order() const {
-  std::vector<int> order;
-  for (const auto& ranks : nodes) order.insert(order.end(), ranks.begin(), ranks.end());
-  return order;
-}
-
 AcrossNodes::AcrossNodes(MPI_Comm comm, MPI_Comm leaders, NodeLayout layout,
                          std::function<void()> check_abort)
     : comm_(comm),
@@ -35,10 +29,6 @@ AcrossNodes::AcrossNodes(MPI_Comm comm, MPI_Comm leaders, NodeLayout layout,
       check_abort_(std::move(check_abort)) {}
 
 AcrossNodes::~AcrossNodes() = default;
-
-int AcrossNodes::rank() const {
-  return layout_.nodes[static_cast<size_t>(layout_.node)][static_cast<size_t>(layout_.index)];
-}
 
 void AcrossNodes::finish(std::span<MPI_Request> requests) {
   Backoff backoff;
@@ -101,13 +91,13 @@ void AcrossNodes::compare(const Call& call, bool same,
 class AcrossNodes::Chain {
  public:
   Chain(AcrossNodes& owner, DType dtype, ReduceOp op, std::span<std::byte* const> regions,
-        int64_t count, int64_t block, int channels)
+        int64_t count, int64_t block)
       : owner_(owner),
         reduction_{dtype, op},
         regions_(regions),
         count_(count),
         block_(block),
-        channels_(channels),
+        channels_(owner.layout_.channels()),
         width_(size_of(dtype)),
         pieces_((count + block - 1) / block),
         buffer_bytes_(static_cast<size_t>(std::min(count, block)) * width_) {
@@ -248,10 +238,8 @@ class AcrossNodes::Chain {
 
 void AcrossNodes::all_reduce(DType dtype, ReduceOp op, std::span<std::byte* const> regions,
                              int64_t count, int64_t block) {
-  size_t channels = layout_.nodes[0].size();
-  for (const auto& ranks : layout_.nodes) channels = std::min(channels, ranks.size());
-  if (static_cast<size_t>(layout_.index) >= channels) return;
-  Chain(*this, dtype, op, regions, count, block, static_cast<int>(channels)).run();
+  if (layout_.index >= layout_.channels()) return;
+  Chain(*this, dtype, op, regions, count, block).run();
 }
 
 void AcrossNodes::exchange(std::span<const Message> sends, std::span<const Message> receives) {

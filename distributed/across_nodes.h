@@ -11,19 +11,9 @@
 
 #include "lockstep/distributed/canonical_sum.h"
 #include "lockstep/distributed/collective.h"
+#include "lockstep/distributed/node_layout.h"
 
 namespace lockstep::distributed {
-
-// Which rank lives where. Nodes are ordered by their lowest rank, a node's ranks ascend.
-struct NodeLayout {
-  std::vector<std::vector<int>> nodes;  // the ranks of each node
-  int node = 0;                         // of this rank
-  int index = 0;                        // of this rank, within its node
-
-  // The order in which contributions are combined: node by node. Equal to rank order where the
-  // launcher places ranks in blocks.
-  std::vector<int> reduction_order() const;
-};
 
 // The part of a collective that travels between nodes, by non-blocking MPI calls that are tested
 // between short sleeps. Replaceable: nothing else knows how bytes cross the network.
@@ -73,7 +63,7 @@ class AcrossNodes {
     int peer;
   };
 
-  int rank() const;
+  int rank() const { return layout_.rank(); }
   void exchange(std::span<const Message> sends, std::span<const Message> receives);
   void finish(std::span<MPI_Request> requests);
 

@@ -31,14 +31,14 @@ size_t index(int node) { return static_cast<size_t>(node); }
 class AcrossNodes::Tree {
  public:
   Tree(AcrossNodes& owner, const CanonicalPlan& plan, DType dtype,
-       std::span<std::byte* const> regions, int64_t count, int64_t block, int channels)
+       std::span<std::byte* const> regions, int64_t count, int64_t block)
       : owner_(owner),
         dtype_(dtype),
         width_(size_of(dtype)),
         regions_(regions),
         count_(count),
         block_(std::min(block, count)),
-        channels_(channels),
+        channels_(owner.layout_.channels()),
         nodes_(static_cast<int>(owner.layout_.nodes.size())),
         me_(owner.layout_.node),
         held_(plan.pieces_of(owner.layout_.nodes[index(me_)])),
@@ -46,7 +46,7 @@ class AcrossNodes::Tree {
         everywhere_(collect_subtrees(plan)) {
     const auto line = static_cast<int64_t>(64 / width_);
     const int64_t lines = (block_ + line - 1) / line;
-    const int64_t of_channel = (lines + channels - 1) / channels;
+    const int64_t of_channel = (lines + channels_ - 1) / channels_;
     stride_ = static_cast<size_t>((of_channel + nodes_ - 1) / nodes_ * line) * width_;
     const size_t rows = std::accumulate(rows_.begin(), rows_.end(), size_t{0});
     // Every node's subtrees of my part, my subtrees of every node's part, everybody's results.
@@ -222,10 +222,8 @@ class AcrossNodes::Tree {
 
 void AcrossNodes::canonical_sum(const CanonicalPlan& plan, DType dtype,
                                 std::span<std::byte* const> regions, int64_t count, int64_t block) {
-  size_t channels = layout_.nodes[0].size();
-  for (const auto& ranks : layout_.nodes) channels = std::min(channels, ranks.size());
-  if (static_cast<size_t>(layout_.index) >= channels) return;
-  Tree(*this, plan, dtype, regions, count, block, static_cast<int>(channels)).run();
+  if (layout_.index >= layout_.channels()) return;
+  Tree(*this, plan, dtype, regions, count, block).run();
 }
 
 }  // namespace lockstep::distributed

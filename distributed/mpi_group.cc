@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <exception>
@@ -45,45 +44,6 @@ MPI_Comm duplicate(MPI_Comm comm) {
   LOCKSTEP_MPI(MPI_Comm_dup(comm, &copy));
   LOCKSTEP_MPI(MPI_Comm_set_errhandler(copy, MPI_ERRORS_RETURN));
   return copy;
-}
-
-// The ranks that share memory with this one, by rank.
-MPI_Comm node_of(MPI_Comm world) {
-  MPI_Comm machine = MPI_COMM_NULL;
-  LOCKSTEP_MPI(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine));
-  const char* text = std::getenv("LOCKSTEP_RANKS_PER_NODE");
-  if (text == nullptr || *text == '\0') return machine;
-  const int per_node = std::atoi(text);
-  check(per_node >= 1, "[mpi group] LOCKSTEP_RANKS_PER_NODE={} must be a positive number", text);
-  int index = 0;
-  LOCKSTEP_MPI(MPI_Comm_rank(machine, &index));
-  MPI_Comm node = MPI_COMM_NULL;
-  LOCKSTEP_MPI(MPI_Comm_split(machine, index / per_node, index, &node));
-  LOCKSTEP_MPI(MPI_Comm_free(&machine));
-  return node;
-}
-
-NodeLayout layout_of(MPI_Comm world, MPI_Comm node) {
-  int rank = 0;
-  int size = 0;
-  LOCKSTEP_MPI(MPI_Comm_rank(world, &rank));
-  LOCKSTEP_MPI(MPI_Comm_size(world, &size));
-  int leader = rank;
-  LOCKSTEP_MPI(MPI_Bcast(&leader, 1, MPI_INT, 0, node));
-  std::vector<int> leaders(static_cast<size_t>(size));
-  LOCKSTEP_MPI(MPI_Allgather(&leader, 1, MPI_INT, leaders.data(), 1, MPI_INT, world));
-  NodeLayout layout;
-  for (int first = 0; first < size; ++first) {
-    if (leaders[static_cast<size_t>(first)] != first) continue;
-    if (first == leader) layout.node = static_cast<int>(layout.nodes.size());
-    auto& ranks = layout.nodes.emplace_back();
-    for (int r = first; r < size; ++r) {
-      if (leaders[static_cast<size_t>(r)] != first) continue;
-      if (r == rank) layout.index = static_cast<int>(ranks.size());
-      ranks.push_back(r);
-    }
-  }
-  return layout;
 }
 
 // Memory mapped by all ranks of the node; collective among them.
@@ -136,7 +96,7 @@ class MpiGroup final : public ProcessGroup {
  public:
   MpiGroup(MPI_Comm comm, MPI_Comm leaders, MPI_Comm alarms, NodeLayout layout,
            std::unique_ptr<NodeTeam> team)
-      : ProcessGroup(rank_in(layout), size_in(layout)),
+      : ProcessGroup(layout.rank(), layout.world_size()),
         comm_(comm),
         alarms_(alarms),
         layout_(std::move(layout)),
@@ -253,13 +213,6 @@ class MpiGroup final : public ProcessGroup {
   }
 
  private:
-  static int rank_in(const NodeLayout& layout) {
-    return layout.nodes[static_cast<size_t>(layout.node)][static_cast<size_t>(layout.index)];
-  }
-  static int size_in(const NodeLayout& layout) {
-    return static_cast<int>(layout.reduction_order().size());
-  }
-
   ActivityRecord* activity() override { return &team_->activity(); }
   const FlightRecorder* recorder() const override { return &recorder_; }
 
