@@ -33,7 +33,15 @@ struct Settings {
   int64_t steps = 0;
   double seconds = 6.0;
   bool alone = false;
+  std::string compression = "none";
 };
+
+distributed::MakeReduction compression(const std::string& name) {
+  if (name == "bf16") return distributed::bf16_compression();
+  if (name == "fp16") return distributed::fp16_compression();
+  if (name == "powersgd") return distributed::powersgd({.start_iteration = 0});
+  return {};
+}
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -48,7 +56,8 @@ struct Times {
 
 void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& group) {
   const bench::Workload work = bench::make_workload(s.model, s.batch);
-  distributed::DataParallel replicas(*work.net, s.alone ? distributed::make_single_group() : group);
+  distributed::DataParallel replicas(*work.net, s.alone ? distributed::make_single_group() : group,
+                                     {.compression = compression(s.compression)});
   const int64_t ranks = replicas.group().size();
   std::unique_ptr<optim::Optimizer> optimizer;
   if (work.sgd) {
@@ -64,6 +73,7 @@ void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& gr
     return std::chrono::duration<double, std::milli>(to - from).count();
   };
   int64_t index = 0;
+  size_t bytes = 0;  // that a step reduces
   const auto step = [&] {
     data::Step batch;
     batch.index = index++;
@@ -80,6 +90,8 @@ void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& gr
     optimizer->step();
     optimizer->zero_grad();
     const auto t3 = Clock::now();
+    bytes = 0;
+    for (const auto& bucket : batch.report.timeline.all_reduces) bytes += bucket.bytes;
     const double exposed = 1e3 * batch.report.exposed_communication_seconds;
     times.forward.push_back(ms(t0, t1));
     times.backward.push_back(ms(t1, t2) - exposed);
@@ -99,9 +111,10 @@ void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& gr
   if (group->rank() != 0) return;
   std::printf(
       "{\"model\": \"%s\", \"batch\": %lld, \"threads\": %d, \"ranks\": %d, \"steps\": %lld, "
+      "\"bytes\": %zu, "
       "\"ms\": %.4f, \"fwd\": %.4f, \"bwd\": %.4f, \"comm\": %.4f, \"optim\": %.4f}\n",
       s.model.c_str(), static_cast<long long>(s.batch), s.threads, group->size(),
-      static_cast<long long>(steps), median(times.total), median(times.forward),
+      static_cast<long long>(steps), bytes, median(times.total), median(times.forward),
       median(times.backward), median(times.exposed), median(times.optimizer));
 }
 
@@ -116,6 +129,8 @@ int main(int argc, char** argv) {
   app.add_option("--steps", s.steps, "steps to time; 0: as many as fit --seconds");
   app.add_option("--seconds", s.seconds);
   app.add_flag("--alone", s.alone, "no communication between the ranks");
+  app.add_option("--compression", s.compression)
+      ->check(CLI::IsMember({"none", "bf16", "fp16", "powersgd"}));
   CLI11_PARSE(app, argc, argv);
   try {
     set_num_threads(s.threads);
