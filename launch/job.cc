@@ -128,6 +128,7 @@ Report Job::finish() {
   report.all_reduces_per_step = static_cast<double>(s.all_reduces) / steps;
   report.peak_memory_bytes = static_cast<int64_t>(worst[3]);
   report.reduction = options().reduction;
+  if (options().reduction == "bitwise") report.virtual_shards = options().virtual_shards;
   report.compression = options().compression;
   report.global_batch = options().global_batch;
   report.accumulate = options().accumulate;

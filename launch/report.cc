@@ -46,6 +46,7 @@ std::string to_json(const Report& r) {
   json["peak_memory_bytes"] = r.peak_memory_bytes;
   json["weights_sha256"] = text_or_null(r.weights_sha256);
   json["reduction"] = r.reduction;
+  if (r.virtual_shards) json["virtual_shards"] = *r.virtual_shards;
   json["compression"] = r.compression;
   json["global_batch"] = r.global_batch;
   json["accumulate"] = r.accumulate;

@@ -26,6 +26,7 @@ struct Report {
   int64_t peak_memory_bytes = 0;
   std::string weights_sha256;  // empty (null in the file) if the job knew of no weights
   std::string reduction;
+  std::optional<int64_t> virtual_shards;  // left out unless `reduction` is bitwise
   std::string compression = "none";
   int64_t global_batch = 0;
   int64_t accumulate = 1;

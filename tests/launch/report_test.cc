@@ -44,7 +44,8 @@ Report example() {
   r.all_reduces_per_step = 3.0;
   r.peak_memory_bytes = 123456789012;
   r.weights_sha256 = "ab";
-  r.reduction = "repeatable";
+  r.reduction = "bitwise";
+  r.virtual_shards = 16;
   r.compression = "bf16";
   r.global_batch = 128;
   r.accumulate = 2;
@@ -72,7 +73,8 @@ TEST(Report, Json) {
   "all_reduces_per_step": 3.0,
   "peak_memory_bytes": 123456789012,
   "weights_sha256": "ab",
-  "reduction": "repeatable",
+  "reduction": "bitwise",
+  "virtual_shards": 16,
   "compression": "bf16",
   "global_batch": 128,
   "accumulate": 2,
