@@ -82,8 +82,8 @@ class ShardedOptimizerBase : public optim::Optimizer {
 // the parameters are gathered again. The state takes 1 / ranks of the memory, as many bytes travel
 // as in an all-reduce, and the weights are the same bits as without sharding.
 //
-//   DataParallel replicas(net, job.group(), {.reduction = job.reduction(), .shard_gradients =
-//   true}); ShardedOptimizer<optim::AdamW> adam(replicas, net.parameters(), {.lr = 1e-3});
+//   DataParallel replicas(net, job.group(), {.shard_gradients = true});
+//   ShardedOptimizer<optim::AdamW> adam(replicas, net.parameters(), {.lr = 1e-3});
 //   ... the loop as ever:  adam.zero_grad(); ...; adam.clip_grad_norm_(1.0); adam.step();
 //
 // Inner is SGD, Adam, AdamW, Adagrad or RMSprop, whose updates treat every element alike. Schedules
