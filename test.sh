@@ -16,10 +16,12 @@ case ${1:-} in
 esac
 packages=(build test)
 filter=(-LE '^long$')
+bench=OFF
 if [[ ${1:-} == --all ]]; then
   shift
   packages+=(lint)
   filter=()
+  bench=ON
 fi
 cores=$(nproc)
 
@@ -31,7 +33,7 @@ generator=()
 mkdir -p build
 cmake -S . -B build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DLOCKSTEP_BUILD_TESTS=ON \
   -DLOCKSTEP_WERROR=ON \
-  -DLOCKSTEP_BUILD_EXAMPLES=ON -DLOCKSTEP_BUILD_BENCH=ON >build/configure.log 2>&1 || {
+  -DLOCKSTEP_BUILD_EXAMPLES=ON -DLOCKSTEP_BUILD_BENCH=$bench >build/configure.log 2>&1 || {
   cat build/configure.log >&2
   echo 'test.sh: configuring failed, see above' >&2
   exit 1
