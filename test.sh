@@ -3,14 +3,15 @@
 #
 #   ./test.sh [--all] [ctest arguments...]
 #
-# --all adds what takes long: full trainings, the sanitizer builds, clang-format and clang-tidy.
+# --all adds what takes long: full trainings, more ranks, the benchmarks, the sanitizer builds,
+# clang-format and clang-tidy.
 # Further arguments go to ctest, for example: ./test.sh -R process_group --verbose
 set -euo pipefail
 cd "$(dirname "$0")"
 
 case ${1:-} in
   -h | --help)
-    sed -n '2,8s/^# \{0,1\}//p' "$0"
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 esac
