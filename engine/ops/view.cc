@@ -350,7 +350,7 @@ Tensor Tensor::narrow(int64_t dim, int64_t start, int64_t length) const {
         "Dimension out of range (expected to be in range of [{}, {}], but got {})", -n, n - 1,
         start);
   if (start < 0) start += n;
-  check(length >= 0 && start + length <= n, "start ({}) + length ({}) exceeds dimension size ({}).",
+  check(length >= 0 && length <= n - start, "start ({}) + length ({}) exceeds dimension size ({}).",
         start, length, n);
   return take_slice(*this, {d, start, 1, length});
 }

@@ -1,5 +1,7 @@
 #include "lockstep/engine/tensor/tensor.h"
 
+#include <algorithm>
+#include <limits>
 #include <ostream>
 
 #include "lockstep/engine/autograd/grad_mode.h"
@@ -88,8 +90,23 @@ bool TensorImpl::stop_retaining_grad() {
   return true;
 }
 
+namespace {
+
+// The product of sizes, none of them negative; -1 if it does not fit. Without elements any do.
+int64_t product_or_overflow(const Dims& sizes) {
+  if (std::find(sizes.begin(), sizes.end(), 0) != sizes.end()) return 0;
+  int64_t n = 1;
+  for (const int64_t size : sizes) {
+    if (__builtin_mul_overflow(n, size, &n)) return -1;
+  }
+  return n;
+}
+
+}  // namespace
+
 void TensorImpl::refresh() {
-  numel = sizes.product();
+  numel = product_or_overflow(sizes);
+  check(numel >= 0, "numel: integer multiplication overflow, sizes={}", sizes.str());
   contiguous = true;
   int64_t expected = 1;
   for (int d = sizes.size() - 1; d >= 0 && numel > 0; --d) {
@@ -100,7 +117,10 @@ void TensorImpl::refresh() {
 }
 
 Tensor empty_dense(const Dims& sizes, DType dtype, Device device) {
-  const int64_t numel = sizes.product();
+  const int64_t numel = product_or_overflow(sizes);
+  const auto width = static_cast<int64_t>(size_of(dtype));
+  check(numel >= 0 && numel <= std::numeric_limits<int64_t>::max() / width,
+        "Storage size calculation overflowed with sizes={}", sizes.str());
   return Tensor(
       make_ptr<TensorImpl>(Storage::allocate(static_cast<size_t>(numel) * size_of(dtype), device),
                            0, sizes, contiguous_strides(sizes), dtype));
