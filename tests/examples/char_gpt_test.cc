@@ -33,7 +33,7 @@ double worst_ratio(const std::vector<double>& actual, const std::vector<double>&
 }
 
 // PyTorch from the same initial weights and windows (golden/make_gpt_curve.py), which differs from
-// itself by up to 2.3e-7.
+// itself by up to 6.9e-6.
 TEST(CharGpt, LossCurveIsPyTorchs) {
   const json golden = golden::read("gpt_curve.json");
   const std::string arguments =
@@ -43,9 +43,9 @@ TEST(CharGpt, LossCurveIsPyTorchs) {
     ASSERT_FALSE(report.is_null());
     ASSERT_EQ(losses_of(report).size(), 50u);
     EXPECT_EQ(report.at("world_size"), ranks == 0 ? 1 : ranks);
-    EXPECT_LE(worst_ratio(losses_of(report), golden.at("losses")), 5e-6) << ranks << " ranks";
+    EXPECT_LE(worst_ratio(losses_of(report), golden.at("losses")), 2e-5) << ranks << " ranks";
     const double validation = report.at("validation_loss");
-    EXPECT_NEAR(validation / golden.at("validation_loss").get<double>(), 1.0, 5e-6);
+    EXPECT_NEAR(validation / golden.at("validation_loss").get<double>(), 1.0, 2e-5);
   }
 }
 

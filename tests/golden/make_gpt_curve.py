@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes gpt_curve.json: the losses of the first 50 steps, and the validation loss after them, of
 
-    char_gpt --text gpt_text.txt --layers 2 --width 32 --heads 2 --context 32 --global-batch 8
-             --lr 5e-3 --warmup 10 --max-steps 50 --seed 1
+    char_gpt --text gpt_text.txt --layers 2 --width 128 --heads 4 --context 32 --global-batch 8
+             --lr 3e-3 --warmup 10 --max-steps 50 --seed 1
 
 computed by PyTorch. The initial weights and the windows of each step are Lockstep's, made here a
 second time from their definition (examples/char_gpt, engine/cpu/elementwise.cc, data/sampler.cc;
@@ -26,8 +26,8 @@ from torch import nn
 
 from make_mlp_curve import PURPOSE_PROGRAM, SEED, keys, permutation, philox
 
-STEPS, BATCH, LR, WARMUP = 50, 8, 5e-3, 10
-LAYERS, WIDTH, HEADS, CONTEXT = 2, 32, 2, 32
+STEPS, BATCH, LR, WARMUP = 50, 8, 3e-3, 10
+LAYERS, WIDTH, HEADS, CONTEXT = 2, 128, 4, 32
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
