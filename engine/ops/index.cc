@@ -162,7 +162,12 @@ Dims index_shape(const Dims& shape, const std::vector<Tensor>& indices, int d) {
 }  // namespace
 
 Tensor index_select(const Tensor& x, int64_t dim, const Tensor& index) {
-  check(x.dim() > 0, "index_select() cannot be applied to a 0-dim tensor.");
+  if (x.dim() == 0) {  // itself, if the index says so
+    check(index.numel() == 1,
+          "index_select(): Index to scalar can have only 1 value, got {} value(s)", index.numel());
+    return autograd::renamed(index_select(x.unsqueeze(0), dim, index).squeeze(0),
+                             "IndexSelectBackward0");
+  }
   const int d = wrap_dim(dim, x.dim());
   check(names_places(index), "index_select(): Expected dtype int32 or int64 for index");
   const Tensor flat_index = checked_index("index_select", index, d, x.size(d));
@@ -179,9 +184,13 @@ Tensor index_select(const Tensor& x, int64_t dim, const Tensor& index) {
 }
 
 Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& source) {
-  check(x.dim() > 0 && x.dim() == source.dim(),
-        "index_add_(): self {} and source {} must have the same, non-zero number of dimensions",
+  check(x.dim() == source.dim(),
+        "index_add_(): self {} and source {} must have the same number of dimensions",
         x.sizes().str(), source.sizes().str());
+  if (x.dim() == 0) {
+    return autograd::renamed(index_add(x.unsqueeze(0), dim, index, source.unsqueeze(0)).squeeze(0),
+                             "IndexAddBackward0");
+  }
   check(x.dtype() == source.dtype(),
         "index_add_(): self ({}) and source ({}) must have the same scalar type",
         type_name(x.dtype()), type_name(source.dtype()));

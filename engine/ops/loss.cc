@@ -147,6 +147,8 @@ Tensor binary_cross_entropy(const Tensor& x, const Tensor& target, const Tensor&
         "Using a target size ({}) that is different to the input size ({}) is deprecated. Please "
         "ensure they have the same size.",
         target.sizes().str(), x.sizes().str());
+  check(x.dtype() == target.dtype(), "Found dtype {} but expected {}", type_name(target.dtype()),
+        type_name(x.dtype()));
   if (x.numel() > 0 && x.device().is_cpu()) {
     const autograd::NoGrad no_grad;
     const bool inside = min(x).item() >= 0 && max(x).item() <= 1;
@@ -162,6 +164,8 @@ Tensor binary_cross_entropy_with_logits(const Tensor& x, const Tensor& target, c
                                         const Tensor& pos_weight, Reduction reduction) {
   check(x.sizes() == target.sizes(), "Target size ({}) must be the same as input size ({})",
         target.sizes().str(), x.sizes().str());
+  check(is_floating(target.dtype()), "result type {} can't be cast to the desired output type {}",
+        type_name(x.dtype()), type_name(target.dtype()));
   Tensor rest = softplus(neg(x), 1, 40);  // beyond 40 the correction is below the last bit
   if (pos_weight.defined()) rest = mul(add(mul(sub(pos_weight, 1), target), 1), rest);
   Tensor losses = add(mul(sub(1, target), x), rest);

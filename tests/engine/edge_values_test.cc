@@ -220,6 +220,19 @@ TEST(EdgeValues, IntegersTakeNoHistoryFromWhatIsCopied) {
 }
 
 // A tensor without dimensions is as good as a vector of one element.
+TEST(EdgeValues, RowsOfATensorWithoutDimensions) {
+  const Tensor x = tensor(3.0, {.requires_grad = true}), y = tensor(2.0, {.requires_grad = true});
+  const Tensor first = zeros({1}, {DType::kInt64});
+  const Tensor same = index_select(x, 0, first), sum = index_add(x, 0, first, y);
+  EXPECT_EQ(same.dim(), 0);
+  EXPECT_EQ(same.item(), 3);
+  EXPECT_EQ(sum.dim(), 0);
+  EXPECT_EQ(sum.item(), 5);
+  (same * 4 + sum).backward();
+  EXPECT_EQ(x.grad().item(), 5);
+  EXPECT_EQ(y.grad().item(), 1);
+}
+
 TEST(EdgeValues, PlacesInATensorWithoutDimensions) {
   const auto same = [](const Tensor& y, const Dims& sizes, const Values& values) {
     EXPECT_EQ(y.sizes(), sizes);

@@ -77,7 +77,8 @@ std::vector<WrongUse> wrong_uses() {
             scatter_add(s, 0, at({5}), ones({1}))),
       WRONG("index_select(): Index is supposed to be a vector",
             index_select(v, 0, zeros({1, 1}, {DType::kInt64}))),
-      WRONG("index_select() cannot be applied to a 0-dim tensor.", index_select(s, 0, zero)),
+      WRONG("index_select(): Index to scalar can have only 1 value, got 2 value(s)",
+            index_select(s, 0, at({0, 0}))),
       WRONG("index_add_(): self (Float) and source (Double) must have the same scalar type",
             index_add(v, 0, zero, wide)),
       WRONG(

@@ -13,6 +13,7 @@ std::vector<WrongUse> wrong_arithmetic() {
   const Tensor x = ones({3, 4}), v = ones({3}), truths = tensor({true, false, true});
   const Tensor whole = tensor({1, 2, 3}), wide = ones({3}, {DType::kFloat64});
   constexpr DType kByte = DType::kUInt8;
+  constexpr int64_t kHuge = int64_t{1} << 62;
   constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   const Tensor bytes = tensor({0, 1, 3}).to(kByte);
@@ -58,6 +59,18 @@ std::vector<WrongUse> wrong_arithmetic() {
       WRONG("The size of tensor a (3) must match the size of tensor b (2) at non-singleton "
             "dimension 0",
             v + ones({2})),
+      WRONG("Storage size calculation overflowed with sizes=[4611686018427387904, 8]",
+            zeros({kHuge, 8})),
+      WRONG("Storage size calculation overflowed with sizes=[4611686018427387904]", zeros({kHuge})),
+      WRONG("numel: integer multiplication overflow, sizes=[4611686018427387904, 4]",
+            ones({1, 4}).expand({kHuge, 4})),
+      WRONG("start (0) + length (4611686018427387904) exceeds dimension size (3).",
+            v.narrow(0, 0, kHuge)),
+      WRONG("start (2) + length (9223372036854775807) exceeds dimension size (3).",
+            v.narrow(0, 2, std::numeric_limits<int64_t>::max())),
+      WRONG("Found dtype Long but expected Float", binary_cross_entropy(v, whole)),
+      WRONG("result type Float can't be cast to the desired output type Long",
+            binary_cross_entropy_with_logits(v, whole)),
       WRONG("value cannot be converted to type uint8_t without overflow", full({1}, 256, {kByte})),
       WRONG("value cannot be converted to type uint8_t without overflow", full({1}, -0.5, {kByte})),
       WRONG("value cannot be converted to type uint8_t without overflow",
