@@ -191,9 +191,9 @@ TEST(LongBitwise, EveryModelOnEveryNumberOfRanks) {
   const std::vector<std::pair<int, int>> all = {{1, 1}, {1, 2}, {2, 2}, {3, 1},
                                                 {4, 2}, {5, 1}, {8, 1}};
   for (const char* model : {"mlp", "cnn_bn"}) {
-    expect_same_weights(
-        FASHION_MNIST, "--virtual-shards 16 --max-steps 60 --seed 7 --model " + std::string(model),
-        all);
+    expect_same_weights(FASHION_MNIST,
+                        "--virtual-shards 16 --max-steps 60 --seed 7 --model " + std::string(model),
+                        all);
   }
   expect_same_weights(CHAR_GPT,
                       std::string("--virtual-shards 16 --max-steps 60 --seed 7 --text ") +
