@@ -94,12 +94,12 @@ namespace {
 
 // The product of sizes, none of them negative; -1 if it does not fit. Without elements any do.
 int64_t product_or_overflow(const Dims& sizes) {
-  if (std::find(sizes.begin(), sizes.end(), 0) != sizes.end()) return 0;
   int64_t n = 1;
-  for (const int64_t size : sizes) {
-    if (__builtin_mul_overflow(n, size, &n)) return -1;
-  }
-  return n;
+  bool overflow = false;
+  for (const int64_t size : sizes) overflow = __builtin_mul_overflow(n, size, &n) || overflow;
+  if (!overflow) [[likely]]
+    return n;
+  return std::find(sizes.begin(), sizes.end(), 0) != sizes.end() ? 0 : -1;
 }
 
 }  // namespace
