@@ -320,11 +320,8 @@ void Bucket::gather_parts(ProcessGroup& group) {
   if (is_whole()) return;
   Buffer whole = gradient_buffer();
   whole.count = trailer_;
-  Buffer own = whole;
-  own.count /= parts();
-  own.data = static_cast<char*>(own.data) + static_cast<size_t>(group.rank()) * own.bytes();
   const ProcessGroup::LabelScope label(group, label_);
-  group.all_gather(whole, own).wait();
+  group.all_gather(whole, buffer_part(whole, group.rank(), parts())).wait();
 }
 
 void Bucket::discard() {

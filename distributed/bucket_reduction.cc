@@ -49,6 +49,12 @@ class CanonicalReduction final : public BucketReduction {
 
 }  // namespace
 
+Buffer buffer_part(Buffer whole, int index, int parts) {
+  whole.count /= parts;
+  whole.data = static_cast<std::byte*>(whole.data) + static_cast<size_t>(index) * whole.bytes();
+  return whole;
+}
+
 Work::Times BucketReduction::wait() {
   const std::vector<Work> works = std::exchange(works_, {});
   Work::Times times;

@@ -13,6 +13,9 @@ namespace lockstep::distributed {
 
 class Bucket;
 
+// One of `parts` equal parts of `whole`.
+Buffer buffer_part(Buffer whole, int index, int parts);
+
 // How the gradients of one bucket become the sum over all ranks: the place for communication hooks
 // (docs/communication-hooks.md). A bucket owns one, which may keep memory and state of its own (a
 // compressed copy, errors to feed back) from step to step. The gradients have been weighted before,

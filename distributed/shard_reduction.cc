@@ -18,10 +18,7 @@ class ShardReduction final : public BucketReduction {
   void launch(ProcessGroup& group, const Bucket& bucket) override {
     Buffer gradients = bucket.gradient_buffer();
     gradients.count = bucket.trailer_offset();
-    Buffer own = gradients;
-    own.count /= parts_;
-    own.data = element(bucket, rank_ * own.count);
-    issue(group.reduce_scatter(own, gradients));
+    issue(group.reduce_scatter(buffer_part(gradients, rank_, parts_), gradients));
     issue(group.all_reduce(bucket.trailer_buffer()));
   }
 

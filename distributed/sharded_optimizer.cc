@@ -19,13 +19,6 @@ namespace {
 
 std::string name_in(const Bucket& bucket, size_t entry) { return bucket.entries()[entry].name; }
 
-// This rank's part of what all ranks have of a bucket.
-Buffer part_of_rank(Buffer whole, int rank, int parts) {
-  whole.count /= parts;
-  whole.data = static_cast<char*>(whole.data) + static_cast<size_t>(rank) * whole.bytes();
-  return whole;
-}
-
 }  // namespace
 
 ShardedOptimizerBase::ShardedOptimizerBase(DataParallel& replicas,
@@ -153,7 +146,7 @@ void ShardedOptimizerBase::step() {
     if (group.size() == 1) continue;
     const ProcessGroup::LabelScope label(group, bucket->label());
     const Buffer whole = bucket->parameter_buffer();
-    works.push_back(group.all_gather(whole, part_of_rank(whole, group.rank(), group.size())));
+    works.push_back(group.all_gather(whole, buffer_part(whole, group.rank(), group.size())));
   }
   for (Work& work : works) work.wait();
   for (const Piece* piece : updated) autograd::bump_version(piece->parameter);
@@ -182,14 +175,7 @@ double ShardedOptimizerBase::clip_grad_norm_(double max_norm, bool error_if_nonf
   double squares = 0.0;
   for (const double part : all) squares += part;
   const double norm = std::sqrt(squares);
-  check<Error>(
-      !error_if_nonfinite || std::isfinite(norm),
-      "The total norm of order 2 for gradients from `parameters` is non-finite ({}), so it "
-      "cannot be clipped. To disable this error and scale the gradients by the non-finite "
-      "norm anyway, set `error_if_nonfinite=False`",
-      norm);
-  const double ratio = max_norm / (norm + 1e-6);
-  const double coefficient = ratio > 1.0 ? 1.0 : ratio;  // keeps a NaN, as PyTorch does
+  const double coefficient = optim::clip_coefficient(norm, max_norm, error_if_nonfinite);
   for (const Tensor& g : gradients) g.mul_(coefficient);
   return norm;
 }

@@ -10,6 +10,17 @@
 
 namespace lockstep::optim {
 
+double clip_coefficient(double norm, double max_norm, bool error_if_nonfinite) {
+  check<Error>(
+      !error_if_nonfinite || std::isfinite(norm),
+      "The total norm of order 2 for gradients from `parameters` is non-finite ({}), so it "
+      "cannot be clipped. To disable this error and scale the gradients by the non-finite "
+      "norm anyway, set `error_if_nonfinite=False`",
+      norm);
+  const double ratio = max_norm / (norm + 1e-6);
+  return ratio > 1.0 ? 1.0 : ratio;  // keeps a NaN, as PyTorch does
+}
+
 double clip_grad_norm_(const std::vector<Tensor>& parameters, double max_norm,
                        bool error_if_nonfinite) {
   const autograd::NoGrad no_grad;
@@ -23,14 +34,7 @@ double clip_grad_norm_(const std::vector<Tensor>& parameters, double max_norm,
   }
   if (segments.empty()) return 0.0;
   const double norm = std::sqrt(backend_of(grads[0]).sum_of_squares(segments));
-  check<Error>(
-      !error_if_nonfinite || std::isfinite(norm),
-      "The total norm of order 2 for gradients from `parameters` is non-finite ({}), so it "
-      "cannot be clipped. To disable this error and scale the gradients by the non-finite "
-      "norm anyway, set `error_if_nonfinite=False`",
-      norm);
-  const double ratio = max_norm / (norm + 1e-6);
-  const double coefficient = ratio > 1.0 ? 1.0 : ratio;  // keeps a NaN, as PyTorch does
+  const double coefficient = clip_coefficient(norm, max_norm, error_if_nonfinite);
   for (const Tensor& p : parameters) {
     if (p.grad().defined()) p.grad().mul_(coefficient);
   }

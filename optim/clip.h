@@ -12,6 +12,9 @@ namespace lockstep::optim {
 double clip_grad_norm_(const std::vector<Tensor>& parameters, double max_norm,
                        bool error_if_nonfinite = false);
 
+// For those that compute a norm in another way: what to scale the gradients by. Throws likewise.
+double clip_coefficient(double norm, double max_norm, bool error_if_nonfinite);
+
 // Clamps every gradient element to [-limit, limit].
 void clip_grad_value_(const std::vector<Tensor>& parameters, double limit);
 
