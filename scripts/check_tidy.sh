@@ -21,18 +21,42 @@ shift || true
 [[ $# -gt 0 ]] || set -- "^$root/(engine|nn|optim|data|distributed|launch|examples|bench)/.*\.cc\$"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! nice -n 5 "$tool" -p "$build" -quiet -j "$(nproc)" "$@" >"$log" 2>&1; then
-  # Every finding once, however many sources include the header; no colours, no command lines.
+
+tidy() {
+  nice -n 5 "$tool" -p "$build" -quiet -j "$(nproc)" "$@" >"$log" 2>&1
+}
+
+# Every finding once, however many sources include the header; no colours, no command lines.
+findings() {
   sed 's/\x1b\[[0-9;]*m//g' "$log" | awk '
-    /^[^ ].*:[0-9]+:[0-9]+: (error|warning):/ { show = !seen[$0]++ }
+    /^[^ ].*:[0-9]+:[0-9]+: (fatal error|error|warning):/ { show = !seen[$0]++ }
     /^(\/usr\/bin\/)?clang-tidy/ || /^[0-9]+ (warning|error)s?/ { next }
-    show' >&2
-  echo 'check_tidy: see above' >&2
-  exit 1
-fi
+    show'
+}
+
+# Sources on which the tool itself died; that is no finding, and seldom happens twice.
+crashed() {
+  sed -n 's/^\(.*\): terminated by signal [0-9]*$/\1/p' "$log"
+}
+
+status=0
+tidy "$@" || status=$?
 files=$(grep -c 'clang-tidy' "$log") || true
 if [[ $files -eq 0 ]]; then
   echo "check_tidy: no source matched" >&2
+  exit 1
+fi
+mapfile -t again < <(crashed)
+if [[ $status -ne 0 && ${#again[@]} -gt 0 && -z $(findings) ]]; then
+  printf 'check_tidy: clang-tidy died on %s; once more\n' "${again[@]}" >&2
+  status=0
+  tidy "${again[@]/%/\$}" || status=$?
+fi
+if [[ $status -ne 0 ]]; then
+  found=$(findings)
+  # A failure without a finding is the tool's: its own words say why.
+  [[ -n $found ]] || found=$(grep -v '^[0-9]* warnings\? ' "$log" | tail -n 60)
+  printf '%s\n' "$found" 'check_tidy: see above' >&2
   exit 1
 fi
 echo "check_tidy: $files files, nothing to say"
