@@ -75,11 +75,11 @@ struct InplaceScale final : OpNode<3> {
   std::string_view name() const override { return divides ? "DivBackward0" : "MulBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     const Tensor& g = gradients[0];
+    const Tensor other = saved(0);
     if (by_number) {
       results[0] = divides ? div(g, number) : mul(g, number);
       return;
     }
-    const Tensor other = saved(0);
     if (needs(0)) results[0] = divides ? div(g, other) : mul(g, other);
     if (needs(1)) {
       const Tensor before = saved(1);
@@ -138,6 +138,7 @@ void scale_into(const char* name, const Tensor& self, const Operand& other, bool
     } else {
       node->by_number = true;
       node->number = other.scalar();
+      node->save(0, Tensor());  // a number counts as saved, too
     }
   }
   pointwise::binary_into(divides ? PointwiseOp::k_div : PointwiseOp::k_mul, name,

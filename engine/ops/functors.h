@@ -26,6 +26,13 @@ LOCKSTEP_HD T bound(double p) {
   return static_cast<T>(p);
 }
 
+// x between two bounds. The upper one wins where they cross; NaN anywhere gives NaN.
+template <typename T>
+LOCKSTEP_HD T bounded(T x, T low, T high) {
+  x = x < low || low != low ? low : x;
+  return x > high || high != high ? high : x;
+}
+
 // What T's sums and products are computed in: integers wrap, which signed ones may not.
 template <typename T, bool kInteger = std::is_integral_v<T> && !std::is_same_v<T, bool>>
 struct WrappingType {
@@ -78,10 +85,7 @@ LOCKSTEP_UNARY_FUNCTOR(cos, std::cos(x))
 LOCKSTEP_UNARY_FUNCTOR(tanh, std::tanh(x))
 LOCKSTEP_UNARY_FUNCTOR(sigmoid, T(1) / (T(1) + math::exp(-x)))
 LOCKSTEP_UNARY_FUNCTOR(relu, x < T(0) ? T(0) : x)  // keeps NaN
-// The upper bound wins where they cross.
-LOCKSTEP_UNARY_FUNCTOR(clamp, x < bound<T>(p)
-                                  ? (bound<T>(p) > bound<T>(q) ? bound<T>(q) : bound<T>(p))
-                                  : (x > bound<T>(q) ? bound<T>(q) : x))
+LOCKSTEP_UNARY_FUNCTOR(clamp, bounded(x, bound<T>(p), bound<T>(q)))
 LOCKSTEP_UNARY_FUNCTOR(rsqrt, T(1) / std::sqrt(x))
 LOCKSTEP_UNARY_FUNCTOR(log1p, std::log1p(x))
 LOCKSTEP_UNARY_FUNCTOR(expm1, std::expm1(x))
@@ -92,8 +96,7 @@ LOCKSTEP_UNARY_FUNCTOR(silu, x / (T(1) + math::exp(-x)))
 LOCKSTEP_UNARY_FUNCTOR(softplus, x* T(p) > T(q) ? x : std::log1p(math::exp(x * T(p))) / T(p))
 LOCKSTEP_UNARY_FUNCTOR(leaky_relu, x > T(0) ? x : x * T(p))
 LOCKSTEP_UNARY_FUNCTOR(elu, x > T(0) ? x : T(p) * std::expm1(x))
-LOCKSTEP_UNARY_FUNCTOR(hardtanh,
-                       x < bound<T>(p) ? bound<T>(p) : (x > bound<T>(q) ? bound<T>(q) : x))
+LOCKSTEP_UNARY_FUNCTOR(hardtanh, bounded(x, bound<T>(p), bound<T>(q)))
 
 // x P(X < x) of a standard normal X (Hendrycks and Gimpel, arXiv 1606.08415), and the paper's
 // approximation of it by tanh.

@@ -24,19 +24,17 @@ using pointwise::DTypes;
 // What a gradient formula reads besides g.
 enum Saves : unsigned { kNone = 0, kX = 1, kA = 1, kB = 2, kY = 4 };
 
-// An argument as a node keeps it: a saved tensor or a number.
+// An argument as a node keeps it: a saved tensor or a number. Numbers count as saved, too: like a
+// tensor's, their values cannot be had again after a backward that frees them.
 struct SavedOperand {
-  SavedTensor tensor;
+  SavedTensor tensor;  // undefined for a number
   Scalar scalar = 0;
   bool is_tensor = false;
 
   void save(const Operand& operand) {
     is_tensor = operand.is_tensor();
-    if (is_tensor) {
-      tensor = SavedTensor(operand.tensor());
-    } else {
-      scalar = operand.scalar();
-    }
+    tensor = SavedTensor(is_tensor ? operand.tensor() : Tensor());
+    if (!is_tensor) scalar = operand.scalar();
   }
 };
 
@@ -151,8 +149,8 @@ class PointwiseNode : public Node {
   }
   // The argument as forward saw it; `storage` owns the tensor that the operand borrows.
   Operand unpack(int i, Tensor& storage) {
-    if (!args[i].is_tensor) return args[i].scalar;
     storage = args[i].tensor.unpack(this);
+    if (!args[i].is_tensor) return args[i].scalar;
     return storage;
   }
 };

@@ -97,9 +97,15 @@ TEST(Backward, SecondTime) {
   y.backward();
   EXPECT_ERROR(y.backward(), kSecondTime);
   // Nothing was saved here, so nothing is missing.
-  const Tensor z = (x + 1).sum();
-  z.backward();
-  EXPECT_NO_THROW(z.backward());
+  for (const Tensor& z : {x + 1, x - 2, 2 - x, -x, (x + 0).add_(2)}) {
+    z.sum().backward();
+    EXPECT_NO_THROW(z.sum().backward());
+  }
+  // A factor is saved, be it a number.
+  for (const Tensor& z : {x * 2, 2 * x, x / 2, 2 / x, (x + 0).mul_(2), (x + 0).div_(2)}) {
+    z.sum().backward();
+    EXPECT_ERROR(z.sum().backward(), kSecondTime);
+  }
   // Two roots over one part of the graph that was freed by the first.
   const Tensor common = x * x;
   const Tensor first = common.sum(), second = (common + 3).sum();

@@ -139,6 +139,25 @@ TEST(EdgeValues, ClampOfIntegers) {
   EXPECT_EQ(clamp_min(ends, -1e30).data<int64_t>()[1], INT64_MIN);
 }
 
+TEST(EdgeValues, BoundsThatAreNanOrCross) {
+  const Values nans(4, kNan), none(4, 0);
+  const Tensor x = leaf({-3, 1.5, 3, kNan});
+  for (const Tensor& y :
+       {clamp(x, kNan, 1), clamp(x, 0, kNan), clamp_min(x, kNan), clamp_max(x, kNan)}) {
+    expect_same(y.to_vector(), nans);
+    expect_same(gradient(y, x), none);
+  }
+  expect_same(hardtanh(x, kNan, 1).to_vector(), nans);
+  expect_same(gradient(hardtanh(x, kNan, 1), x), {1, 0, 0, 1});
+  expect_same(hardtanh(x, 0, kNan).to_vector(), nans);
+  expect_same(gradient(hardtanh(x, 0, kNan), x), {0, 1, 1, 1});
+  for (const Tensor& y : {clamp(x, 2, 1), hardtanh(x, 2, 1)}) {
+    expect_same(y.to_vector(), {1, 1, 1, kNan});
+  }
+  expect_same(clamp(tensor({1, 2}), kNan, 1).to_vector(), {kNan, kNan});
+  expect_same(hardtanh(tensor({1, 3}), 2, 1).to_vector(), {1, 1});
+}
+
 TEST(EdgeValues, AlphaOfIntegersIsAnInteger) {
   const char* text =
       "For integral input tensors, argument alpha must not be a floating point number.";

@@ -391,7 +391,7 @@ TEST(Function, ADirtyArgumentGetsTheHistory) {
   EXPECT_GT(h.version(), version);
   EXPECT_EQ(h.grad_fn()->name(), "ScaleInPlaceBackward");
   EXPECT_EQ(h.to_vector(), (std::vector<double>{15, 30}));
-  h.sum().backward();
+  h.sum().backward({}, true);
   EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{15, 15}));
   EXPECT_EQ(factor.grad().item(), 15);
   EXPECT_NO_THROW(before.sum().backward()) << "exp saves its result only";
