@@ -12,12 +12,22 @@
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
 #include "lockstep/optim/clip.h"
 
 namespace lockstep::distributed {
 namespace {
 
 std::string name_in(const Bucket& bucket, size_t entry) { return bucket.entries()[entry].name; }
+
+class Gathering final : public Arrival {
+ public:
+  explicit Gathering(Work work) : work_(std::move(work)) {}
+  void wait() override { work_.wait(); }
+
+ private:
+  Work work_;
+};
 
 }  // namespace
 
@@ -119,15 +129,29 @@ bool ShardedOptimizerBase::is_whole() const {
                      [](const Bucket* bucket) { return bucket->is_whole(); });
 }
 
+// The parameters' memory must not go away under the communication thread.
+ShardedOptimizerBase::~ShardedOptimizerBase() {
+  for (Work& work : gathers_) {
+    try {
+      work.wait();
+    } catch (const std::exception&) {
+      // The group tells everybody who still uses it.
+    }
+  }
+}
+
 // The inner optimizer skips parts without a gradient, so the buckets take turns: one has gradients,
-// all others have none. A part without elements has one like the others: it counts the steps.
+// all others have none. A part without elements has one like the others: it counts the steps. The
+// bucket whose gradients came last goes first: forward begins with its parameters.
 void ShardedOptimizerBase::step() {
   const autograd::NoGrad no_grad;
+  for (Work& work : gathers_) work.wait();  // of parameters that nobody has read
+  gathers_.clear();
   follow_buckets();
-  ProcessGroup& group = replicas_.group();
-  std::vector<Work> works;
   std::vector<const Piece*> updated;
-  for (const Bucket* bucket : replicas_.buckets()) {
+  std::vector<const Bucket*> buckets = replicas_.buckets();
+  std::reverse(buckets.begin(), buckets.end());
+  for (const Bucket* bucket : buckets) {
     const size_t before = updated.size();
     for (const Piece& piece : pieces_) {
       if (piece.bucket != bucket) continue;
@@ -143,13 +167,21 @@ void ShardedOptimizerBase::step() {
     if (updated.size() == before) continue;
     inner_->step();
     for (size_t i = before; i < updated.size(); ++i) part_of(*updated[i]).set_grad({});
-    if (group.size() == 1) continue;
-    const ProcessGroup::LabelScope label(group, bucket->label());
-    const Buffer whole = bucket->parameter_buffer();
-    works.push_back(group.all_gather(whole, buffer_part(whole, group.rank(), group.size())));
+    if (replicas_.group().size() > 1) gather_parameters(*bucket);
   }
-  for (Work& work : works) work.wait();
   for (const Piece* piece : updated) autograd::bump_version(piece->parameter);
+}
+
+void ShardedOptimizerBase::gather_parameters(const Bucket& bucket) {
+  ProcessGroup& group = replicas_.group();
+  const ProcessGroup::LabelScope label(group, bucket.label());
+  const Buffer whole = bucket.parameter_buffer();
+  const Work work = group.all_gather(whole, buffer_part(whole, group.rank(), group.size()));
+  gathers_.push_back(work);
+  const auto arrival = std::make_shared<Gathering>(work);
+  for (const Bucket::Entry& entry : bucket.entries()) {
+    entry.parameter.impl()->storage->expect(arrival);
+  }
 }
 
 double ShardedOptimizerBase::clip_grad_norm_(double max_norm, bool error_if_nonfinite) {

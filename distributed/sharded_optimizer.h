@@ -13,9 +13,12 @@ namespace lockstep::distributed {
 // What all sharded optimizers are, whatever the algorithm; see ShardedOptimizer.
 class ShardedOptimizerBase : public optim::Optimizer {
  public:
-  // Collective. Every rank updates its part of each bucket, which is gathered while the next bucket
-  // is updated; returns when all parameters are there. Throws Error if a gradient has not been
-  // reduced.
+  ~ShardedOptimizerBase() override;
+
+  // Collective. Every rank updates its part of each bucket, and all parts are gathered while the
+  // next bucket is updated and the next forward runs: whoever reads a parameter waits for those of
+  // its bucket, and gets a DistributedError if they cannot come. Throws Error if a gradient has not
+  // been reduced.
   void step() override;
   std::vector<Rates> rates() override { return inner_->rates(); }
 
@@ -69,11 +72,13 @@ class ShardedOptimizerBase : public optim::Optimizer {
   void follow_buckets();
   std::vector<ParameterState> own_parts(const std::vector<ParameterState>& states) const;
   bool is_whole() const;
+  void gather_parameters(const Bucket& bucket);
 
   DataParallel& replicas_;
   std::vector<Piece> pieces_;  // in order of parameters()
   std::vector<std::vector<Tensor>> parts_;
   std::unique_ptr<optim::Optimizer> inner_;
+  std::vector<Work> gathers_;  // of the last step
 };
 
 // An optimizer whose state is spread over the ranks (stage 1 of Rajbhandari et al.: "ZeRO: memory

@@ -23,6 +23,16 @@ Ptr<Storage> Storage::alias(void* data, size_t bytes, Ptr<Storage> owner) {
   return storage;
 }
 
+void Storage::expect(std::shared_ptr<Arrival> arrival) {
+  arrival_ = std::move(arrival);
+  awaited_.store(true, std::memory_order_release);
+}
+
+void Storage::await() const {
+  arrival_->wait();
+  awaited_.store(false, std::memory_order_release);
+}
+
 Storage::~Storage() {
   if (backend_) backend_->deallocate(data_, bytes_);
 }

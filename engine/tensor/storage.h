@@ -13,6 +13,15 @@ namespace lockstep {
 
 class Backend;
 
+// Contents that are still on their way into a storage. wait() returns when they are there, or
+// throws; any thread may call it, any number of times. (On a GPU it orders the caller's stream
+// behind them.)
+class Arrival {
+ public:
+  virtual ~Arrival() = default;
+  virtual void wait() = 0;
+};
+
 // A run of bytes on one device, shared by the tensors that view it.
 //
 // The version counts in-place writes; autograd compares it with the version at the time a tensor
@@ -28,7 +37,13 @@ class Storage : public RefCounted {
 
   ~Storage() override;
 
-  void* data() const { return data_; }
+  // Waits for contents that are on their way.
+  void* data() const {
+    if (awaited_.load(std::memory_order_acquire)) [[unlikely]] {
+      await();
+    }
+    return data_;
+  }
   size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
 
@@ -38,8 +53,13 @@ class Storage : public RefCounted {
   std::string_view last_writer() const { return last_writer_; }
   void set_last_writer(std::string_view literal) { last_writer_ = literal; }
 
+  // From now on data() waits for `arrival`, until it has come; it follows an earlier one. Whoever
+  // fills the bytes keeps them alive meanwhile. One thread at a time, and none that reads them.
+  void expect(std::shared_ptr<Arrival> arrival);
+
  private:
   Storage(void* data, size_t bytes, Device device) : data_(data), bytes_(bytes), device_(device) {}
+  void await() const;
 
   void* data_;
   size_t bytes_;
@@ -49,6 +69,8 @@ class Storage : public RefCounted {
   Backend* backend_ = nullptr;  // set when the bytes are ours to free
   std::shared_ptr<void> owner_;
   Ptr<Storage> parent_;
+  std::shared_ptr<Arrival> arrival_;  // kept when it has come: other threads may be about to wait
+  mutable std::atomic<bool> awaited_{false};
 };
 
 }  // namespace lockstep

@@ -261,6 +261,21 @@ void sharded_after_a_failure(ProcessGroup& group) {
   pair.expect_same();
 }
 
+// Rank 0 gets through its step before the others have begun theirs, and waits where it reads.
+void sharded_step_does_not_wait(ProcessGroup& group) {
+  const auto aside = group.duplicate();
+  Pair<ConvNet, optim::Adam> pair(group, {.lr = 0.01});
+  for (int64_t s = 0; s < 3; ++s) {
+    const Samples all = make_samples(2 * group.size(), ConvNet::kInput, DType::kFloat32, s);
+    pair.backward(make_step(all, group.rank(), group.size(), 1, s));
+    pair.inner.step();
+    if (group.rank() != 0) aside->barrier().wait();
+    pair.optimizer.step();
+    if (group.rank() == 0) aside->barrier().wait();
+    pair.expect_same();
+  }
+}
+
 void sharded_refusals(ProcessGroup& group) {
   const auto net = make_net<Mlp>(DType::kFloat32), stranger = make_net<Mlp>(DType::kFloat32);
   DataParallel replicas(*net, share_of(group), kSharded);
@@ -293,6 +308,7 @@ const std::vector<Case>& sharded_cases() {
       {"sharded_in_mode_bitwise", sharded_in_mode_bitwise},
       {"sharded_state_moves", sharded_state_moves},
       {"sharded_after_a_failure", sharded_after_a_failure},
+      {"sharded_step_does_not_wait", sharded_step_does_not_wait},
       {"sharded_refusals", sharded_refusals},
   };
   return cases;

@@ -1,4 +1,8 @@
 // Results depend neither on how many threads compute nor on what other threads do meanwhile.
+#include <algorithm>
+#include <future>
+#include <memory>
+#include <stdexcept>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -6,6 +10,7 @@
 #include "lockstep/engine/cpu/thread_pool.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/random.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep::testing {
 namespace {
@@ -105,6 +110,40 @@ TEST(Threads, SharedLeavesInForward) {
   for (double s : sums) EXPECT_EQ(s, sums[0]);
   EXPECT_NEAR(sums[0], 20 * shared.detach().sum().item(), 1);
   EXPECT_FALSE(shared.grad().defined());
+}
+
+class Delivery final : public Arrival {
+ public:
+  void wait() override { came_.get(); }
+  void come() { promise_.set_value(); }
+  void fail() { promise_.set_exception(std::make_exception_ptr(std::runtime_error("lost"))); }
+
+ private:
+  std::promise<void> promise_;
+  std::shared_future<void> came_ = promise_.get_future().share();
+};
+
+TEST(Threads, ReadersWaitForContentsOnTheirWay) {
+  const Tensor x = zeros({1000});
+  auto* values = x.data<float>();
+  for (int round = 1; round <= 3; ++round) {
+    const auto delivery = std::make_shared<Delivery>();
+    x.impl()->storage->expect(delivery);
+    std::vector<std::future<double>> sums;
+    for (int i = 0; i < 2; ++i) {
+      sums.push_back(std::async(std::launch::async, [&x] {
+        return x.view({10, -1}).sum().item();
+      }));
+    }
+    std::fill_n(values, 1000, static_cast<float>(round));
+    delivery->come();
+    for (auto& sum : sums) EXPECT_EQ(sum.get(), 1000 * round);
+  }
+  const auto delivery = std::make_shared<Delivery>();
+  x.impl()->storage->expect(delivery);
+  EXPECT_EQ(x.sizes(), (Dims{1000}));  // needs no contents
+  delivery->fail();
+  for (int twice = 0; twice < 2; ++twice) EXPECT_THROW(x.sum(), std::runtime_error);
 }
 
 }  // namespace
