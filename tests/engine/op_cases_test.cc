@@ -182,8 +182,9 @@ std::set<std::string> compared_ops() {
   const std::map<std::string, std::string> names = {
       {"attention", "scaled_dot_product_attention"},
       {"bce_with_logits", "binary_cross_entropy_with_logits"}};
-  for (const char* file : {"op_golden.json", "op_set_golden.json"}) {
-    for (const auto& c : golden::read(file)) {
+  for (const char* name : {"op_golden.safetensors", "op_set_golden.safetensors"}) {
+    const golden::File golden(name);
+    for (const auto& c : golden.cases()) {
       const std::string op = c["op"];
       compared.insert(names.count(op) ? names.at(op) : op);
     }

@@ -14,15 +14,19 @@ namespace lockstep::testing {
 namespace {
 
 using golden::dims;
-using golden::numbers;
 using Json = nlohmann::json;
 using Tensors = std::vector<Tensor>;
 using Call = std::function<Tensor(const Tensors&, const Json& args)>;
 
-Tensor make(const Json& item, DType dtype) {
-  const DType own =
-      item.contains("dtype") ? dtype_from_name(item["dtype"].get<std::string>()) : dtype;
-  return from_span<double>(numbers(item["data"]), dims(item["sizes"])).to(own);
+const golden::File& file() {
+  static const golden::File kFile("op_golden.safetensors");
+  return kFile;
+}
+
+Tensors make_inputs(const Json& c, DType dtype) {
+  Tensors inputs;
+  for (const Json& input : c.at("inputs")) inputs.push_back(file().tensor(input, dtype));
+  return inputs;
 }
 
 Conv2dParams conv_params(const Json& args) {
@@ -59,11 +63,7 @@ Tensor third(const Tensors& x) { return x.size() > 2 ? x[2] : Tensor(); }
 
 Tensor golden_batch_norm(const Tensors& x, const Json& args, Tensors* running) {
   const DType dtype = x[0].dtype();
-  const auto vector = [&](const char* name) {
-    const auto values = numbers(args[name]);
-    return from_span<double>(values, {static_cast<int64_t>(values.size())}).to(dtype);
-  };
-  *running = {vector("mean"), vector("var")};
+  *running = {file().tensor(args.at("mean"), dtype), file().tensor(args.at("var"), dtype)};
   return batch_norm(x[0], (*running)[0], (*running)[1], x.size() > 1 ? x[1] : Tensor(), third(x),
                     {args["training"], args["momentum"], args["eps"]});
 }
@@ -223,28 +223,27 @@ class OpGolden : public ::testing::TestWithParam<DType> {};
 
 TEST_P(OpGolden, ResultsAndGradients) {
   const DType dtype = GetParam();
-  const Json cases = golden::read("op_golden.json");
-  ASSERT_GT(cases.size(), 250u);
+  ASSERT_GT(file().cases().size(), 250u);
   size_t number_of_case = 0;
-  for (const Json& c : cases) {
+  for (const Json& c : file().cases()) {
     const std::string op = c["op"];
     const std::string what = op + " (case " + std::to_string(number_of_case++) + ")";
     ASSERT_TRUE(calls().count(op)) << what;
-    Tensors inputs;
-    for (const Json& item : c["inputs"]) {
-      inputs.push_back(make(item, dtype));
-      if (c.contains("grads") && is_floating(inputs.back().dtype())) inputs.back().requires_grad_();
+    const Tensors inputs = make_inputs(c, dtype);
+    for (const Tensor& x : inputs) {
+      if (c.contains("grads") && is_floating(x.dtype())) x.requires_grad_();
     }
     const Tensor y = calls().at(op)(inputs, c["args"]);
-    EXPECT_EQ(y.sizes(), dims(c["output"]["sizes"])) << what;
-    expect_equal(y.to_vector(), numbers(c["output"]["data"]), dtype, what);
+    EXPECT_EQ(y.sizes(), file().sizes(c.at("output"))) << what;
+    expect_equal(y.to_vector(), file().numbers(c.at("output")), dtype, what);
     if (!c.contains("grads")) continue;
     ASSERT_TRUE(y.requires_grad()) << what;
-    y.backward(from_span<double>(numbers(c["seed"]), y.sizes()).to(dtype));
+    y.backward(file().tensor(c.at("seed"), dtype));
     for (size_t i = 0; i < inputs.size(); ++i) {
-      if (c["grads"][i].is_null()) continue;
+      const Json& expected = c.at("grads").at(i);
+      if (expected.is_null()) continue;
       ASSERT_TRUE(inputs[i].grad().defined()) << what << ", gradient " << i;
-      expect_equal(inputs[i].grad().to_vector(), numbers(c["grads"][i]), dtype,
+      expect_equal(inputs[i].grad().to_vector(), file().numbers(expected), dtype,
                    what + ", gradient " + std::to_string(i));
     }
   }
@@ -252,14 +251,14 @@ TEST_P(OpGolden, ResultsAndGradients) {
 
 TEST_P(OpGolden, BatchNormRunningStatistics) {
   int seen = 0;
-  for (const Json& c : golden::read("op_golden.json")) {
+  for (const Json& c : file().cases()) {
     if (c["op"] != "batch_norm") continue;
     ++seen;
-    Tensors inputs, running;
-    for (const Json& item : c["inputs"]) inputs.push_back(make(item, GetParam()));
-    golden_batch_norm(inputs, c["args"], &running);
+    Tensors running;
+    golden_batch_norm(make_inputs(c, GetParam()), c["args"], &running);
     for (size_t i = 0; i < 2; ++i) {
-      expect_equal(running[i].to_vector(), numbers(c["running_after"][i]), GetParam(), "running");
+      expect_equal(running[i].to_vector(), file().numbers(c.at("running_after").at(i)), GetParam(),
+                   "running");
     }
   }
   EXPECT_EQ(seen, 12);
@@ -271,8 +270,9 @@ INSTANTIATE_TEST_SUITE_P(DTypes, OpGolden, ::testing::Values(DType::kFloat64, DT
 // A pointwise op without golden values is an op whose special values nobody looked at.
 TEST(OpGolden, CoversEveryPointwiseOp) {
   std::set<std::string> covered;
-  for (const char* file : {"op_golden.json", "op_set_golden.json"}) {
-    for (const Json& c : golden::read(file)) covered.insert(c["op"].get<std::string>());
+  for (const char* name : {"op_golden.safetensors", "op_set_golden.safetensors"}) {
+    const golden::File golden(name);
+    for (const Json& c : golden.cases()) covered.insert(c["op"].get<std::string>());
   }
   // The name that users call it by; a derivative has its op's golden gradients.
   const auto golden_name = [](std::string op) {

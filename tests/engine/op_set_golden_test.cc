@@ -24,15 +24,23 @@ using Call = std::function<Tensors(const Tensors&, const Json& args)>;
 
 enum class Storage { kDense, kStrided };
 
-Tensor make(const Json& item, DType dtype, Storage storage) {
-  const DType own =
-      item.contains("dtype") ? dtype_from_name(item["dtype"].get<std::string>()) : dtype;
-  const Tensor dense = from_span<double>(numbers(item["data"]), dims(item["sizes"])).to(own);
+const golden::File& file() {
+  static const golden::File kFile("op_set_golden.safetensors");
+  return kFile;
+}
+
+const Json& all_cases() {
+  EXPECT_GT(file().cases().size(), 400u);
+  return file().cases();
+}
+
+Tensor make(const Json& input, DType dtype, Storage storage) {
+  const Tensor dense = file().tensor(input, dtype);
   if (storage == Storage::kDense || dense.dim() == 0) return dense;
   // Every second element of the first dimension of something that lies the other way round.
   Dims sizes = dense.sizes();
   sizes[0] *= 2;
-  Tensor wide = full(sizes, 1, {own});
+  Tensor wide = full(sizes, 1, {dense.dtype()});
   if (dense.dim() > 1) wide = wide.transpose(0, -1).contiguous().transpose(0, -1);
   const Tensor y = wide.slice(0, 0, sizes[0], 2);
   y.copy_(dense);
@@ -286,16 +294,10 @@ void PrintTo(const Setting& s, std::ostream* out) {
   *out << name_of(s.dtype) << (s.storage == Storage::kDense ? "" : " strided");
 }
 
-Json read_cases() {
-  static const Json kCases = golden::read("op_set_golden.json");
-  EXPECT_GT(kCases.size(), 400u);
-  return kCases;
-}
-
 Tensors make_inputs(const Json& c, DType dtype, Storage storage) {
   Tensors inputs;
-  for (const Json& item : c["inputs"]) {
-    inputs.push_back(make(item, dtype, storage));
+  for (const Json& input : c.at("inputs")) {
+    inputs.push_back(make(input, dtype, storage));
     if (c.contains("grads") && is_floating(inputs.back().dtype())) inputs.back().requires_grad_();
   }
   return inputs;
@@ -304,7 +306,7 @@ Tensors make_inputs(const Json& c, DType dtype, Storage storage) {
 // Whether the arguments are the golden ones to the last bit.
 bool all_exact(const Json& c, const Tensors& inputs) {
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (inputs[i].to_vector() != numbers(c["inputs"][i]["data"])) return false;
+    if (inputs[i].to_vector() != file().numbers(c.at("inputs").at(i))) return false;
   }
   return true;
 }
@@ -317,7 +319,7 @@ class OpSetGolden : public ::testing::TestWithParam<Setting> {};
 
 TEST_P(OpSetGolden, ResultsAndGradients) {
   const auto [dtype, storage] = GetParam();
-  const Json cases = read_cases();
+  const Json& cases = all_cases();
   int compared = 0;
   for (size_t number_of_case = 0; number_of_case < cases.size(); ++number_of_case) {
     const Json& c = cases[number_of_case];
@@ -334,19 +336,18 @@ TEST_P(OpSetGolden, ResultsAndGradients) {
       ADD_FAILURE() << what << ": " << e.what();
       continue;
     }
-    ASSERT_EQ(outputs.size(), c["outputs"].size()) << what;
+    ASSERT_EQ(outputs.size(), c.at("outputs").size()) << what;
     Tensors tracked, seeds;
     for (size_t i = 0; i < outputs.size(); ++i) {
-      const Json& expected = c["outputs"][i];
-      EXPECT_EQ(outputs[i].sizes(), dims(expected["sizes"])) << what;
-      expect_equal(outputs[i].to_vector(), numbers(expected["data"]), dtype,
+      const Json& expected = c.at("outputs").at(i);
+      EXPECT_EQ(outputs[i].sizes(), file().sizes(expected)) << what;
+      expect_equal(outputs[i].to_vector(), file().numbers(expected), dtype,
                    tolerance_of(dtype, roundings, false), what);
       if (!c.contains("grads") || !is_floating(outputs[i].dtype())) continue;
       EXPECT_TRUE(outputs[i].requires_grad()) << what;
       EXPECT_EQ(outputs[i].dtype(), dtype) << what;
       tracked.push_back(outputs[i]);
-      seeds.push_back(
-          from_span<double>(numbers(c["seeds"][tracked.size() - 1]), outputs[i].sizes()).to(dtype));
+      seeds.push_back(file().tensor(c.at("seeds").at(seeds.size()), dtype));
     }
     if (tracked.empty() || !tracked[0].requires_grad()) continue;
     if (c.contains("node")) {
@@ -359,10 +360,11 @@ TEST_P(OpSetGolden, ResultsAndGradients) {
       continue;
     }
     for (size_t i = 0; i < inputs.size(); ++i) {
-      if (c["grads"][i].is_null()) continue;
+      const Json& expected = c.at("grads").at(i);
+      if (expected.is_null()) continue;
       ASSERT_TRUE(inputs[i].grad().defined()) << what << ", gradient " << i;
       EXPECT_EQ(inputs[i].grad().sizes(), inputs[i].sizes()) << what << ", gradient " << i;
-      expect_equal(inputs[i].grad().to_vector(), numbers(c["grads"][i]), dtype,
+      expect_equal(inputs[i].grad().to_vector(), file().numbers(expected), dtype,
                    tolerance_of(dtype, roundings, true), what + ", gradient " + std::to_string(i));
     }
   }
@@ -388,7 +390,7 @@ autograd::DifferentiableFunction function_of(const Json& c) {
 }
 
 TEST(OpSet, Gradcheck) {
-  const Json cases = read_cases();
+  const Json& cases = all_cases();
   int checked = 0;
   for (size_t i = 0; i < cases.size(); ++i) {
     const Json& c = cases[i];
@@ -401,7 +403,7 @@ TEST(OpSet, Gradcheck) {
 }
 
 TEST(OpSet, Gradgradcheck) {
-  const Json cases = read_cases();
+  const Json& cases = all_cases();
   int checked = 0;
   for (size_t i = 0; i < cases.size(); ++i) {
     const Json& c = cases[i];

@@ -4,13 +4,41 @@
 #include <filesystem>
 #include <fstream>
 
+#include "lockstep/data/safetensors.h"
+
 namespace lockstep::golden {
+namespace {
+
+std::filesystem::path path_of(const std::string& name) {
+  return std::filesystem::path(LOCKSTEP_GOLDEN_FOLDER) / name;
+}
+
+}  // namespace
 
 nlohmann::json read(const std::string& name) {
-  const auto path = std::filesystem::path(LOCKSTEP_GOLDEN_FOLDER) / name;
+  const auto path = path_of(name);
   std::ifstream file(path);
   EXPECT_TRUE(file.good()) << path;
   return nlohmann::json::parse(file);
+}
+
+File::File(const std::string& name) : name_(name) {
+  const data::Safetensors file = data::read_safetensors(path_of(name));
+  cases_ = nlohmann::json::parse(file.metadata.at("cases"));
+  tensors_.insert(file.tensors.begin(), file.tensors.end());
+}
+
+const Tensor& File::find(const nlohmann::json& place) const {
+  const auto found = place.is_string() ? tensors_.find(place.get<std::string>()) : tensors_.end();
+  if (found == tensors_.end()) throw DataError(name_ + ": " + place.dump() + " is no tensor");
+  return found->second;
+}
+
+Tensor File::tensor(const nlohmann::json& place) const { return find(place).clone(); }
+
+Tensor File::tensor(const nlohmann::json& place, DType floating) const {
+  const Tensor& t = find(place);
+  return (is_floating(t.dtype()) ? t.to(floating) : t).clone();
 }
 
 double number(const nlohmann::json& v) {

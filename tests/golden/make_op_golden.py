@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""Writes op_golden.json: results and gradients of every op as PyTorch computes them in float64.
+"""Writes op_golden.safetensors: results and gradients of every op as PyTorch computes them in
+float64.
 
-Usage: python3 make_op_golden.py > op_golden.json
+    /usr/bin/python3 make_op_golden.py
 
 Inputs are multiples of 1/64, so that float32 and float64 see the same numbers. A case is
-{op, args, inputs: [{sizes, data, dtype?, grad?}], seed, output: {sizes, data}, grads}: the gradients
-of sum(output * seed) with respect to the inputs marked `grad`. Made with PyTorch 1.13.1.
+{op, args, inputs: [tensors], output, seed, grads}: the gradients of sum(output * seed) with respect
+to the inputs, null where there is none. Made with PyTorch 1.13.1.
 """
-import json
 import sys
 
 import torch
 import torch.nn.functional as F
+
+from safetensors_file import kept, write
 
 torch.manual_seed(20240229)
 cases = []
@@ -21,28 +23,16 @@ def values(*sizes, low=-2.0, high=2.0):
     return torch.round((torch.rand(sizes, dtype=torch.float64) * (high - low) + low) * 64) / 64
 
 
-def flat(t):
-    data = t.detach().reshape(-1).tolist()
-    return ["nan" if v != v else "inf" if v == float("inf") else "-inf" if v == -float("inf") else v
-            for v in data]
-
-
 def case(op, function, inputs, args=None, grad=True):
     """inputs: tensors; floating ones get a gradient."""
     leaves = [t.clone().requires_grad_(grad and t.is_floating_point()) for t in inputs]
     y = function(*leaves)
-    entry = {"op": op, "args": args or {}, "inputs": []}
-    for t in leaves:
-        item = {"sizes": list(t.shape), "data": flat(t)}
-        if not t.is_floating_point():
-            item["dtype"] = str(t.dtype).split(".")[1]
-        entry["inputs"].append(item)
-    entry["output"] = {"sizes": list(y.shape), "data": flat(y)}
+    entry = {"op": op, "args": args or {}, "inputs": [kept(t) for t in leaves], "output": kept(y)}
     if y.requires_grad:
         seed = values(*y.shape, low=-1, high=1)
         y.backward(seed)
-        entry["seed"] = flat(seed)
-        entry["grads"] = [flat(t.grad) if t.grad is not None else None for t in leaves]
+        entry["seed"] = seed
+        entry["grads"] = [kept(t.grad) for t in leaves]
     cases.append(entry)
 
 
@@ -158,8 +148,8 @@ for sizes in [(4, 3), (2, 3, 4), (2, 2, 3, 3)]:
 
             case("batch_norm", norm, [values(*sizes)] + weights,
                  {"training": training, "momentum": 0.2, "eps": 1e-3,
-                  "mean": flat(running[0]), "var": flat(running[1])})
-            cases[-1]["running_after"] = [flat(t) for t in norm.after]
+                  "mean": running[0], "var": running[1]})
+            cases[-1]["running_after"] = norm.after
 
 # -- softmax and losses
 for sizes, dim in [((3, 4), 1), ((3, 4), 0), ((2, 3, 2), 1), ((5,), -1), ((), 0), ((2, 1), 1)]:
@@ -231,5 +221,5 @@ for name, f in inplace.items():
     case(name, f, [values(2, 3), values(2, 3, low=0.5)])
     case(name, f, [values(2, 3), values(3, low=0.5)])
 
-print("[" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "]")
+write("op_golden.safetensors", cases)
 print(len(cases), "cases", file=sys.stderr)

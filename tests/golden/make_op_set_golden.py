@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
-"""Writes op_set_golden.json: results, gradients and graph node names of the op set as PyTorch
-computes them in float64.
+"""Writes op_set_golden.safetensors: results, gradients and graph node names of the op set as
+PyTorch computes them in float64.
 
-Usage: python3 make_op_set_golden.py > op_set_golden.json
+    /usr/bin/python3 make_op_set_golden.py
 
 Inputs are multiples of 1/64, so that float32 and float64 see the same numbers. A case is
-{op, args, inputs: [{sizes, data, dtype?}], outputs: [{sizes, data}], seeds, grads, node?, twice?}:
-the gradients of sum(output * seed) over all outputs with respect to the floating inputs; `node` is
-the name of the first output's grad_fn; `twice` false: not differentiable twice at these inputs, or
-(null) not even once. Made with PyTorch 1.13.1.
+{op, args, inputs, outputs, seeds, grads, node?, twice?}, with lists of tensors from `inputs` to
+`grads`: the gradients of sum(output * seed) over all outputs with respect to the inputs, null where
+there is none; `node` is the name of the first output's grad_fn; `twice` false: not differentiable
+twice at these inputs, or (null) not even once. Made with PyTorch 1.13.1.
 """
-import json
 import math
 import sys
 
 import torch
 import torch.nn.functional as F
+
+from safetensors_file import kept, write
 
 torch.manual_seed(20240301)
 cases = []
@@ -34,30 +35,22 @@ def different(*sizes, step=1 / 16):
 
 
 def number(v):
+    """As JSON can write it."""
     return "nan" if v != v else "inf" if v == inf else "-inf" if v == -inf else v
-
-
-def flat(t):
-    return [number(v) for v in t.detach().reshape(-1).tolist()]
 
 
 def case(op, function, inputs, args=None, grad=True, node=True, twice=True):
     leaves = [t.clone().requires_grad_(grad and t.is_floating_point()) for t in inputs]
     y = function(*leaves)
     outputs = [y] if isinstance(y, torch.Tensor) else list(y)
-    entry = {"op": op, "args": args or {}, "inputs": []}
-    for t in leaves:
-        item = {"sizes": list(t.shape), "data": flat(t)}
-        if not t.is_floating_point():
-            item["dtype"] = str(t.dtype).split(".")[1]
-        entry["inputs"].append(item)
-    entry["outputs"] = [{"sizes": list(t.shape), "data": flat(t)} for t in outputs]
+    entry = {"op": op, "args": args or {}, "inputs": [kept(t) for t in leaves],
+             "outputs": [kept(t) for t in outputs]}
     tracked = [t for t in outputs if t.requires_grad]
     if tracked:
         seeds = [values(*t.shape, low=-1, high=1) for t in tracked]
         torch.autograd.backward(tracked, seeds)
-        entry["seeds"] = [flat(s) for s in seeds]
-        entry["grads"] = [flat(t.grad) if t.grad is not None else None for t in leaves]
+        entry["seeds"] = seeds
+        entry["grads"] = [kept(t.grad) for t in leaves]
         if node:
             entry["node"] = tracked[0].grad_fn.name() if node is True else node
         if twice is not True:
@@ -567,5 +560,5 @@ for shape, dim in [((3, 5), 1), ((3, 5), 0), ((2, 3, 4), -1), ((7,), 0)]:
     case("softmax", lambda x: F.softmax(x, dim), [values(*shape)], {"dim": dim})
     case("log_softmax", lambda x: F.log_softmax(x, dim), [values(*shape)], {"dim": dim})
 
-print("[" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "]")
+write("op_set_golden.safetensors", cases)
 print(len(cases), "cases", file=sys.stderr)
