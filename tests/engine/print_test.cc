@@ -1,7 +1,6 @@
 // Printed tensors and type promotion against PyTorch's (tests/golden/make_tensor_golden.py).
 #include "lockstep/engine/tensor/print.h"
 
-#include <cmath>
 #include <sstream>
 
 #include <gtest/gtest.h>
@@ -15,31 +14,12 @@ namespace {
 
 using Json = nlohmann::json;
 
-Tensor make(const Json& item) {
-  Dims sizes;
-  for (const Json& n : item["sizes"]) sizes.push_back(n.get<int64_t>());
-  const DType dtype = dtype_from_name(item["dtype"].get<std::string>());
-  Tensor t;
-  if (dtype == DType::kInt64) {
-    t = from_span<int64_t>(item["data"].get<std::vector<int64_t>>(), sizes);
-  } else {
-    std::vector<double> values;
-    for (const Json& v : item["data"]) {
-      values.push_back(!v.is_string() ? v.get<double>()
-                       : v == "nan"   ? std::nan("")
-                                      : (v == "inf" ? INFINITY : -INFINITY));
-    }
-    t = from_span<double>(values, sizes).to(dtype);
-  }
-  if (item["requires_grad"]) t.requires_grad_();
-  return t;
-}
-
 TEST(Print, IsPyTorchs) {
-  const Json golden = golden::read("tensor_golden.json");
-  ASSERT_GT(golden["print"].size(), 40u);
-  for (const Json& item : golden["print"]) {
-    const Tensor t = make(item);
+  const golden::File golden("tensor_golden.safetensors");
+  const Json& items = golden.cases().at("print");
+  ASSERT_GT(items.size(), 40u);
+  for (const Json& item : items) {
+    const Tensor t = golden.tensor(item.at("tensor")).requires_grad_(item.at("requires_grad"));
     EXPECT_EQ(t.str(), item["text"].get<std::string>());
     EXPECT_EQ(format_value(item["requires_grad"] ? t.detach() : t),
               item["value"].get<std::string>());
@@ -66,8 +46,8 @@ TEST(Print, ViewsShowTheirOwnElements) {
 }
 
 TEST(Promotion, IsPyTorchs) {
-  const Json golden = golden::read("tensor_golden.json");
-  ASSERT_GT(golden["promote"].size(), 300u);
+  const Json rows = golden::File("tensor_golden.safetensors").cases().at("promote");
+  ASSERT_GT(rows.size(), 300u);
   struct Kind {
     Tensor tensor;
     Scalar scalar = 0;
@@ -80,7 +60,7 @@ TEST(Promotion, IsPyTorchs) {
     const DType dtype = dtype_from_name(zero_dim ? name.substr(0, name.size() - 1) : name);
     return {ones(zero_dim ? Dims{} : Dims{2}, {dtype})};
   };
-  for (const Json& row : golden["promote"]) {
+  for (const Json& row : rows) {
     const Kind a = kind(row[0]), b = kind(row[1]);
     const Operand left = a.tensor.defined() ? Operand(a.tensor) : Operand(a.scalar);
     const Operand right = b.tensor.defined() ? Operand(b.tensor) : Operand(b.scalar);

@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""Writes nn_golden.json: outputs, gradients and running statistics of PyTorch's BatchNorm2d over
-three training steps and one evaluation, and the texts of load_state_dict's errors.
+"""Writes nn_golden.safetensors: outputs, gradients and running statistics of PyTorch's BatchNorm2d
+over three training steps and one evaluation, and the texts of load_state_dict's errors.
 
     /usr/bin/python3 make_nn_golden.py
 
 Written with PyTorch 1.13.1.
 """
-import json
-import os
-
 import numpy as np
 import torch
+
+from safetensors_file import kept, write
 
 BATCH_NORMS = [
     ("default", dict()),
@@ -20,10 +19,6 @@ BATCH_NORMS = [
     ("untracked", dict(track_running_stats=False)),
 ]
 SHAPE = (4, 3, 2, 2)
-
-
-def flat(t):
-    return t.detach().double().reshape(-1).tolist()
 
 
 def batch_norm(name, options, inputs):
@@ -39,12 +34,12 @@ def batch_norm(name, options, inputs):
         y = layer(x)
         layer.zero_grad()
         (y * y * torch.arange(y.numel()).reshape(y.shape).double() / 16).sum().backward()
-        step = {"y": flat(y), "dx": flat(x.grad)}
+        step = {"y": kept(y), "dx": kept(x.grad)}
         if layer.affine:
-            step["dweight"], step["dbias"] = flat(layer.weight.grad), flat(layer.bias.grad)
+            step["dweight"], step["dbias"] = kept(layer.weight.grad), kept(layer.bias.grad)
         if layer.track_running_stats:
-            step["running_mean"] = flat(layer.running_mean)
-            step["running_var"] = flat(layer.running_var)
+            step["running_mean"] = kept(layer.running_mean)
+            step["running_var"] = kept(layer.running_var)
             step["num_batches_tracked"] = layer.num_batches_tracked.item()
         steps.append(step)
     options = {k: v for k, v in options.items()}
@@ -86,17 +81,12 @@ def main():
     torch.set_num_threads(1)
     rng = np.random.default_rng(7)
     inputs = [rng.integers(-64, 64, SHAPE) / 16.0 + step for step in range(4)]
-    golden = {
-        "torch": torch.__version__,
-        "inputs": [x.reshape(-1).tolist() for x in inputs],
+    write("nn_golden.safetensors", {
+        "inputs": [torch.tensor(x) for x in inputs],
         "batch_norms": [batch_norm(name, options, inputs) for name, options in BATCH_NORMS],
         "state_dict": [[name, list(t.shape)] for name, t in Net().state_dict().items()],
         "load_errors": load_errors(),
-    }
-    target = os.path.join(os.path.dirname(os.path.abspath(__file__)), "nn_golden.json")
-    with open(target, "w") as f:
-        json.dump(golden, f, separators=(",", ":"))
-        f.write("\n")
+    })
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""Writes nn_module_golden.json: state dicts, outputs, gradients and buffers of PyTorch's modules in
-float64.
+"""Writes nn_module_golden.safetensors: state dicts, outputs, gradients and buffers of PyTorch's
+modules in float64.
 
     /usr/bin/python3 make_nn_module_golden.py
 
-A case is {module, options, state: [[key, sizes, values]], buffers?: [keys], inputs: [{sizes, data,
-dtype} or null], outputs, seeds, input_grads, param_grads: {key: values}, after: {key: values}}: the
-gradients are those of sum(output * seed) over all outputs; `after` holds the buffers that the call
-changed. `eval` marks the cases in evaluation mode. Weights and inputs are multiples of 1/64, so that
-float32 and float64 see the same numbers. RMSNorm, which PyTorch has from 2.4 on, is written out.
-Made with PyTorch 1.13.1.
+A case is {module, options, keys, state, inputs, outputs, seeds, input_grads, param_grads: {key:
+tensor}, after?: {key: tensor}, eval?}: `keys` and `state` are the state dict's; the gradients are
+those of sum(output * seed) over all outputs; an input that is not given and a gradient that there is
+not are null; `after` holds the buffers that the call changed. `eval` marks the cases in evaluation
+mode. Weights and inputs are multiples of 1/64, so that float32 and float64 see the same numbers.
+RMSNorm, which PyTorch has from 2.4 on, is written out. Made with PyTorch 1.13.1.
 """
-import json
 import math
-import os
 
 import torch
 from torch import nn
+
+from safetensors_file import kept, write
 
 torch.manual_seed(20240302)
 torch.set_num_threads(1)
@@ -34,25 +34,12 @@ def different(*sizes):
     return ((torch.randperm(n) - n // 2).double() / 16 + 1 / 64).reshape(sizes)
 
 
-def flat(t):
-    """12 digits: below the tolerance, and a smaller file."""
-    data = t.detach().reshape(-1).tolist()
-    return [float(f"{v:.12g}") if t.is_floating_point() else int(v) for v in data]
-
-
-def described(t):
-    if t is None:
-        return None
-    return {"sizes": list(t.shape), "data": flat(t), "dtype": str(t.dtype).split(".")[1]}
-
-
 def case(module, inputs, options=None, *, name=None, call=None, seeds=None, train=True):
     module = module.double().train(train)
     with torch.no_grad():
         for p in module.parameters():
             p.copy_(values(*p.shape))
-    state = [[key, list(t.shape), flat(t)] for key, t in module.state_dict().items()]
-    before = {key: t.clone() for key, t in module.state_dict().items()}
+    before = {key: kept(t) for key, t in module.state_dict().items()}
     inputs = [t.clone().requires_grad_(t.is_floating_point()) if t is not None else None
               for t in inputs]
     y = (call or (lambda m, *args: m(*args)))(module, *inputs)
@@ -62,15 +49,15 @@ def case(module, inputs, options=None, *, name=None, call=None, seeds=None, trai
     entry = {
         "module": name or type(module).__name__,
         "options": options or {},
-        "state": state,
-        "inputs": [described(t) for t in inputs],
-        "outputs": [{"sizes": list(t.shape), "data": flat(t)} for t in outputs],
-        "seeds": [flat(s) for s in seeds],
-        "input_grads": [flat(t.grad) if t is not None and t.grad is not None else None
-                        for t in inputs],
-        "param_grads": {key: flat(p.grad) for key, p in module.named_parameters()},
+        "keys": list(before),
+        "state": list(before.values()),
+        "inputs": [kept(t) for t in inputs],
+        "outputs": [kept(t) for t in outputs],
+        "seeds": seeds,
+        "input_grads": [None if t is None else kept(t.grad) for t in inputs],
+        "param_grads": {key: kept(p.grad) for key, p in module.named_parameters()},
     }
-    after = {key: flat(t) for key, t in module.named_buffers() if not torch.equal(t, before[key])}
+    after = {key: kept(t) for key, t in module.named_buffers() if not torch.equal(t, before[key])}
     if after:
         entry["after"] = after
     if not train:
@@ -177,17 +164,16 @@ def losses():
         case(nn.L1Loss(**option), [x, t], option)
         case(nn.SmoothL1Loss(**option), [x, t], option)
         case(nn.BCELoss(**option), [chance, share], option)
-        case(nn.BCELoss(weight=each, **option), [chance, share], {"weight": flat(each), **option})
+        case(nn.BCELoss(weight=each, **option), [chance, share], {"weight": each, **option})
         case(nn.BCEWithLogitsLoss(**option), [x, share], option)
         case(nn.BCEWithLogitsLoss(weight=each, pos_weight=positive, **option), [x, share],
-             {"weight": flat(each), "pos_weight": flat(positive), **option})
+             {"weight": each, "pos_weight": positive, **option})
         case(nn.NLLLoss(**option), [x, labels], option)
         more = {"ignore_index": 3, **option}
-        case(nn.NLLLoss(weight=each, **more), [planes, images], {"weight": flat(each), **more})
+        case(nn.NLLLoss(weight=each, **more), [planes, images], {"weight": each, **more})
         case(nn.CrossEntropyLoss(**option), [x, labels], option)
         more = {"ignore_index": 3, "label_smoothing": 0.25, **option}
-        case(nn.CrossEntropyLoss(weight=each, **more), [planes, images],
-             {"weight": flat(each), **more})
+        case(nn.CrossEntropyLoss(weight=each, **more), [planes, images], {"weight": each, **more})
         case(nn.CrossEntropyLoss(label_smoothing=0.1, **option), [x, share],
              {"label_smoothing": 0.1, **option})
     for how in ("mean", "sum", "none", "batchmean"):
@@ -297,11 +283,7 @@ def main():
     for group in (norms, activations, convolutions, pools, losses, attention, transformers,
                   recurrence):
         group()
-    folder = os.path.dirname(os.path.abspath(__file__))
-    with open(os.path.join(folder, "nn_module_golden.json"), "w") as f:
-        f.write("[\n")
-        f.write(",\n".join(json.dumps(c, separators=(",", ":")) for c in cases))
-        f.write("\n]\n")
+    write("nn_module_golden.safetensors", cases)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 #!/usr/bin/env python3
-"""Writes optim_golden.json: trajectories of PyTorch's optimizers and results of its gradient
+"""Writes optim_golden.safetensors: trajectories of PyTorch's optimizers and results of its gradient
 clipping.
 
     /usr/bin/python3 make_optim_golden.py
 
 Three parameters, of 3, 2x2 and 1 elements; the second gets no gradient in steps 2 and 3, the third
-none before step 4. Written with PyTorch 1.13.1. Its `maximize` of SGD lets weight decay push in the
-wrong direction, which later versions corrected; "maximize" cases therefore run on negated gradients
-without it.
+none before step 4. A trajectory is one tensor for each parameter, whose first dimension is the step.
+Written with PyTorch 1.13.1. Its `maximize` of SGD lets weight decay push in the wrong direction,
+which later versions corrected; "maximize" cases therefore run on negated gradients without it.
 """
-import json
-import os
-
 import numpy as np
 import torch
+
+from safetensors_file import kept, write
 
 STEPS = 8
 CASES = [
@@ -54,8 +53,8 @@ def values():
     return start, grads
 
 
-def flat(x):
-    return None if x is None else np.asarray(x).reshape(-1).tolist()
+def tensor(x):
+    return None if x is None else torch.tensor(x)
 
 
 def trajectory(algorithm, groups, dtype, start, grads):
@@ -74,8 +73,8 @@ def trajectory(algorithm, groups, dtype, start, grads):
         for p, g in zip(params, step_grads):
             p.grad = None if g is None else torch.tensor(sign * g, dtype=dtype)
         optimizer.step()
-        result.append([flat(p.detach().double()) for p in params])
-    return result
+        result.append([kept(p) for p in params])
+    return [torch.stack(steps) for steps in zip(*result)]
 
 
 def clipped(max_norm, limit, dtype, grads):
@@ -89,7 +88,7 @@ def clipped(max_norm, limit, dtype, grads):
     else:
         out["limit"] = limit
         torch.nn.utils.clip_grad_value_(params, limit)
-    out["grads"] = [None if p.grad is None else flat(p.grad.double()) for p in params]
+    out["grads"] = [kept(p.grad) for p in params]
     return out
 
 
@@ -97,10 +96,8 @@ def main():
     torch.set_num_threads(1)
     start, grads = values()
     golden = {
-        "torch": torch.__version__,
-        "shapes": SHAPES,
-        "start": [flat(p) for p in start],
-        "grads": [[flat(g) for g in step] for step in grads],
+        "start": [tensor(p) for p in start],
+        "grads": [[tensor(g) for g in step] for step in grads],
         "cases": [],
         "clip": [],
     }
@@ -111,10 +108,7 @@ def main():
             "float64": trajectory(algorithm, groups, torch.float64, start, grads)})
     for max_norm, limit in ((1.0, None), (1e3, None), (0.0, None), (None, 0.5), (None, 0.0)):
         golden["clip"].append(clipped(max_norm, limit, torch.float64, grads[3]))
-    target = os.path.join(os.path.dirname(os.path.abspath(__file__)), "optim_golden.json")
-    with open(target, "w") as f:
-        json.dump(golden, f, separators=(",", ":"))
-        f.write("\n")
+    write("optim_golden.safetensors", golden)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,25 @@
 #!/usr/bin/env python3
-"""Writes tensor_golden.json: what PyTorch prints for tensors and which dtypes it promotes to.
+"""Writes tensor_golden.safetensors: what PyTorch prints for tensors and which dtypes it promotes
+to.
 
-Usage: python3 make_tensor_golden.py > tensor_golden.json
+    /usr/bin/python3 make_tensor_golden.py
 
-{print: [{sizes, data, dtype, requires_grad, text, value}], promote: [[kind a, kind b, result]]}.
+{print: [{tensor, requires_grad, text, value}], promote: [[kind a, kind b, result]]}.
 A kind is a dtype's name, with a trailing "0" for a 0-d tensor, or "number_int", "number_float",
 "number_bool" for a Python number. `value` is what a format string gives. Made with PyTorch 1.13.1.
 """
-import json
-
 import torch
+
+from safetensors_file import kept, write
 
 torch.manual_seed(7)
 inf, nan = float("inf"), float("nan")
 prints = []
 
 
-def encode(v):
-    if isinstance(v, bool):
-        return int(v)
-    return "nan" if v != v else "inf" if v == inf else "-inf" if v == -inf else v
-
-
 def show(t):
     prints.append({
-        "sizes": list(t.shape), "data": [encode(v) for v in t.detach().reshape(-1).tolist()],
-        "dtype": str(t.dtype).split(".")[1], "requires_grad": t.requires_grad, "text": repr(t),
+        "tensor": kept(t), "requires_grad": t.requires_grad, "text": repr(t),
         "value": f"{t}" if not t.requires_grad else f"{t.detach()}",
     })
 
@@ -72,4 +66,4 @@ for a, x in kinds.items():
         if not isinstance(x, torch.Tensor) and not isinstance(y, torch.Tensor):
             continue
         promote.append([a, b, str(torch.result_type(x, y)).split(".")[1]])
-print(json.dumps({"print": prints, "promote": promote}, separators=(",", ":")))
+write("tensor_golden.safetensors", {"print": prints, "promote": promote})

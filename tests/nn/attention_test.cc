@@ -15,7 +15,7 @@ class AttentionGolden : public testing::TestWithParam<DType> {};
 
 TEST_P(AttentionGolden, MultiheadAttentionIsPyTorchs) {
   int cases = 0;
-  for (const json& test : golden::read("nn_module_golden.json")) {
+  for (const json& test : golden_modules().cases()) {
     if (test.at("module") != "MultiheadAttention") continue;
     ++cases;
     const json& o = test.at("options");
@@ -44,7 +44,7 @@ TEST_P(AttentionGolden, MultiheadAttentionIsPyTorchs) {
 
 TEST_P(AttentionGolden, TransformerEncoderLayerIsPyTorchs) {
   int cases = 0;
-  for (const json& test : golden::read("nn_module_golden.json")) {
+  for (const json& test : golden_modules().cases()) {
     if (test.at("module") != "TransformerEncoderLayer") continue;
     ++cases;
     const json& o = test.at("options");

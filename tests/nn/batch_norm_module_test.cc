@@ -12,10 +12,6 @@ using nlohmann::json;
 
 const Dims kShape{4, 3, 2, 2};
 
-Tensor values(const std::vector<double>& list, const Dims& sizes, DType dtype) {
-  return from_span(std::span(list), sizes).to(dtype).clone();
-}
-
 BatchNorm2d::Options options_of(const json& o) {
   BatchNorm2d::Options options;
   if (o.contains("momentum")) {
@@ -29,7 +25,7 @@ BatchNorm2d::Options options_of(const json& o) {
 }
 
 // Three training steps and an evaluation, in both dtypes.
-void run(const json& test, const json& inputs, DType dtype) {
+void run(const golden::File& golden, const json& test, DType dtype) {
   const double rtol = dtype == DType::kFloat32 ? 2e-5 : 1e-10;
   const double atol = dtype == DType::kFloat32 ? 2e-4 : 1e-10;
   const std::string name = test.at("name");
@@ -42,15 +38,16 @@ void run(const json& test, const json& inputs, DType dtype) {
         /*strict=*/false);
   }
   const auto weights = (arange(48).to(dtype) * (1.0 / 16)).view(kShape);
+  const json& inputs = golden.cases().at("inputs");
   for (size_t step = 0; step < inputs.size(); ++step) {
-    const json& expected = test.at("steps")[step];
+    const json& expected = test.at("steps").at(step);
     const auto check = [&](const char* key, const Tensor& t) {
-      golden::expect_close(t.to_vector(), expected.at(key), rtol, atol,
+      golden::expect_close(t.to_vector(), golden.numbers(expected.at(key)), rtol, atol,
                            name + " step " + std::to_string(step) + " " + key);
     };
     layer.train(step < 3);
     layer.zero_grad();
-    const auto x = values(inputs[step], kShape, dtype).requires_grad_();
+    const auto x = golden.tensor(inputs.at(step), dtype).requires_grad_();
     const auto y = layer(x);
     sum(y * y * weights).backward();
     check("y", y);
@@ -69,11 +66,12 @@ void run(const json& test, const json& inputs, DType dtype) {
 }
 
 TEST(BatchNorm2d, IsPyTorchs) {
-  const json golden = golden::read("nn_golden.json");
-  ASSERT_EQ(golden.at("batch_norms").size(), 5u);
-  for (const auto& test : golden.at("batch_norms")) {
-    run(test, golden.at("inputs"), DType::kFloat64);
-    run(test, golden.at("inputs"), DType::kFloat32);
+  const golden::File golden("nn_golden.safetensors");
+  const json& tests = golden.cases().at("batch_norms");
+  ASSERT_EQ(tests.size(), 5u);
+  for (const auto& test : tests) {
+    run(golden, test, DType::kFloat64);
+    run(golden, test, DType::kFloat32);
   }
 }
 

@@ -34,8 +34,8 @@ void assign(NamedTensors& state, const std::string& name, const Tensor& value) {
 
 // PyTorch's text in Lockstep's spelling: no class name, plain sizes, no blanks at line ends.
 std::string expected_text(const std::string& name) {
-  const auto golden = golden::read("nn_golden.json");
-  std::string text = golden.at("load_errors").at(name);
+  const golden::File golden("nn_golden.safetensors");
+  std::string text = golden.cases().at("load_errors").at(name);
   text = std::regex_replace(text, std::regex(" for Net:"), ":");
   text = std::regex_replace(text, std::regex("torch\\.Size\\((\\[[^\\]]*\\])\\)"), "$1");
   text = std::regex_replace(text, std::regex(" (\n|$)"), "$1");
@@ -59,11 +59,12 @@ void expect_refused(const NamedTensors& state, const std::string& name, bool str
 }
 
 TEST(StateDict, HasPyTorchsNamesAndShapes) {
-  const auto golden = golden::read("nn_golden.json");
+  const golden::File golden("nn_golden.safetensors");
+  const auto& entries = golden.cases().at("state_dict");
   const auto state = Net().state_dict();
-  ASSERT_EQ(state.size(), golden.at("state_dict").size());
+  ASSERT_EQ(state.size(), entries.size());
   for (size_t i = 0; i < state.size(); ++i) {
-    const auto& entry = golden.at("state_dict")[i];
+    const auto& entry = entries[i];
     EXPECT_EQ(state[i].first, entry[0].get<std::string>());
     std::vector<int64_t> sizes(state[i].second.sizes().begin(), state[i].second.sizes().end());
     EXPECT_EQ(sizes, entry[1].get<std::vector<int64_t>>()) << state[i].first;

@@ -12,11 +12,16 @@
 
 #include "golden/golden.h"
 
-// Runs the cases of nn_module_golden.json (its script says what they hold) against modules.
+// Runs the cases of nn_module_golden.safetensors (its script says what they hold) against modules.
 namespace lockstep::nn {
 
 using nlohmann::json;
 using Forward = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>;
+
+inline const golden::File& golden_modules() {
+  static const golden::File kFile("nn_module_golden.safetensors");
+  return kFile;
+}
 
 // The only tolerances: of results and gradients.
 struct Tolerance {
@@ -30,17 +35,10 @@ inline Dims dims_of(const json& list) {
   return Dims(std::span<const int64_t>(list.get<std::vector<int64_t>>()));
 }
 
-inline Tensor golden_tensor(const json& t, DType floating) {
-  if (t.is_null()) return {};
-  const std::string name = t.contains("dtype") ? t.at("dtype").get<std::string>() : "float64";
-  const DType dtype = name == "float64" ? floating : dtype_from_name(name);
-  const auto data = t.at("data").get<std::vector<double>>();
-  return from_span(std::span(data), dims_of(t.at("sizes"))).to(dtype).clone();
-}
-
 // Loads the case's state into `module` (whose keys, order and sizes must be those) and compares
 // what `forward` gives, all gradients, and the buffers afterwards.
 inline void check_golden(const json& test, Module& module, const Forward& forward, DType dtype) {
+  const golden::File& file = golden_modules();
   const std::string what = test.at("module").get<std::string>() + " " + test.at("options").dump() +
                            " " + std::string(name_of(dtype)) + " ";
   const auto [rtol, atol] = tolerance_of(dtype);
@@ -48,19 +46,18 @@ inline void check_golden(const json& test, Module& module, const Forward& forwar
                                              const std::string& name) {
     ASSERT_TRUE(t.defined()) << what << name;
     ASSERT_EQ(t.dtype(), dtype) << what << name;
-    golden::expect_close(t.to_vector(), expected, r, a, what + name);
+    golden::expect_close(t.to_vector(), file.numbers(expected), r, a, what + name);
   };
 
   module.to(dtype);
   const NamedTensors own = module.state_dict();
-  const json& wanted = test.at("state");
-  ASSERT_EQ(own.size(), wanted.size()) << what;
+  ASSERT_EQ(own.size(), test.at("state").size()) << what;
   NamedTensors state;
   for (size_t i = 0; i < own.size(); ++i) {
-    EXPECT_EQ(own[i].first, wanted[i][0].get<std::string>()) << what;
-    EXPECT_EQ(own[i].second.sizes(), dims_of(wanted[i][1])) << what << own[i].first;
-    const auto data = wanted[i][2].get<std::vector<double>>();
-    state.emplace_back(own[i].first, from_span(std::span(data), own[i].second.sizes()));
+    const Tensor wanted = file.tensor(test.at("state").at(i));
+    EXPECT_EQ(own[i].first, test.at("keys").at(i).get<std::string>()) << what;
+    EXPECT_EQ(own[i].second.sizes(), wanted.sizes()) << what << own[i].first;
+    state.emplace_back(own[i].first, wanted);
   }
   for (const auto& [name, buffer] : module.named_buffers()) {  // not random: they start like this
     for (const auto& [key, value] : state) {
@@ -73,7 +70,7 @@ inline void check_golden(const json& test, Module& module, const Forward& forwar
 
   std::vector<Tensor> inputs;
   for (const json& input : test.at("inputs")) {
-    inputs.push_back(golden_tensor(input, dtype));
+    inputs.push_back(input.is_null() ? Tensor() : file.tensor(input, dtype));
     if (inputs.back().defined() && is_floating(inputs.back().dtype())) {
       inputs.back().requires_grad_();
     }
@@ -82,15 +79,16 @@ inline void check_golden(const json& test, Module& module, const Forward& forwar
   ASSERT_EQ(outputs.size(), test.at("outputs").size()) << what;
   Tensor loss = zeros({}, {dtype});
   for (size_t i = 0; i < outputs.size(); ++i) {
-    const json& expected = test.at("outputs")[i];
-    ASSERT_EQ(outputs[i].sizes(), dims_of(expected.at("sizes"))) << what;
-    close(outputs[i], expected.at("data"), "output " + std::to_string(i));
-    const auto seed = test.at("seeds")[i].get<std::vector<double>>();
-    loss = loss + sum(outputs[i] * from_span(std::span(seed), outputs[i].sizes()).to(dtype));
+    const json& expected = test.at("outputs").at(i);
+    const Tensor seed = file.tensor(test.at("seeds").at(i), dtype);
+    ASSERT_EQ(outputs[i].sizes(), file.sizes(expected)) << what;
+    ASSERT_EQ(outputs[i].sizes(), seed.sizes()) << what;
+    close(outputs[i], expected, "output " + std::to_string(i));
+    loss = loss + sum(outputs[i] * seed);
   }
   loss.backward();
   for (size_t i = 0; i < inputs.size(); ++i) {
-    const json& expected = test.at("input_grads")[i];
+    const json& expected = test.at("input_grads").at(i);
     if (!expected.is_null()) close(inputs[i].grad(), expected, "input grad " + std::to_string(i));
   }
   const json& gradients = test.at("param_grads");
@@ -103,7 +101,8 @@ inline void check_golden(const json& test, Module& module, const Forward& forwar
   for (const auto& [name, buffer] : module.named_buffers()) {
     const json& after = test.at("after");
     if (after.contains(name)) {
-      golden::expect_close(buffer.to_vector(), after.at(name), rtol, atol, what + name);
+      golden::expect_close(buffer.to_vector(), file.numbers(after.at(name)), rtol, atol,
+                           what + name);
     }
   }
 }

@@ -35,9 +35,7 @@ struct Given {
     if (o.contains(name)) field = pair(name);
   }
   void set(const char* name, Tensor& field) const {
-    if (!o.contains(name)) return;
-    const auto list = o.at(name).get<std::vector<double>>();
-    field = from_span(std::span(list), {static_cast<int64_t>(list.size())}).clone();
+    if (o.contains(name)) field = golden_modules().tensor(o.at(name));
   }
   void set(const char* name, Reduction& field) const {
     if (o.contains(name)) field = reduction_from_name(o.at(name).get<std::string>());
@@ -243,7 +241,7 @@ TEST_P(ModuleGolden, IsPyTorchs) {
   const std::set<std::string> tested_elsewhere = {
       "MultiheadAttention", "TransformerEncoderLayer", "LSTM", "GRU", "LSTMCell", "GRUCell"};
   std::map<std::string, int> cases;
-  for (const json& test : golden::read("nn_module_golden.json")) {
+  for (const json& test : golden_modules().cases()) {
     const std::string name = test.at("module");
     if (tested_elsewhere.contains(name)) continue;
     const auto make = modules().find(name);

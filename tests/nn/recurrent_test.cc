@@ -19,7 +19,7 @@ class RecurrentGolden : public testing::TestWithParam<DType> {
   template <typename Make, typename Call>
   void run(const std::string& name, int count, Make&& make, Call&& call) {
     int cases = 0;
-    for (const json& test : golden::read("nn_module_golden.json")) {
+    for (const json& test : golden_modules().cases()) {
       if (test.at("module") != name) continue;
       ++cases;
       const json& o = test.at("options");

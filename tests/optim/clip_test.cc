@@ -16,20 +16,26 @@ using nlohmann::json;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-Tensor parameter(const std::vector<double>& gradient, DType dtype = DType::kFloat64) {
-  const auto p = zeros({static_cast<int64_t>(gradient.size())}, {dtype}).requires_grad_();
-  p.set_grad(from_span(std::span(gradient), p.sizes()).to(dtype).clone());
+Tensor parameter(const Tensor& gradient) {
+  const auto p = zeros(gradient.sizes(), {gradient.dtype()}).requires_grad_();
+  p.set_grad(gradient);
   return p;
 }
 
+Tensor parameter(const std::vector<double>& gradient, DType dtype = DType::kFloat64) {
+  return parameter(
+      from_span(std::span(gradient), {static_cast<int64_t>(gradient.size())}).to(dtype).clone());
+}
+
 TEST(Clip, IsPyTorchs) {
-  const json golden = golden::read("optim_golden.json");
-  ASSERT_EQ(golden.at("clip").size(), 5u);
-  for (const auto& test : golden.at("clip")) {
+  const golden::File golden("optim_golden.safetensors");
+  const json& tests = golden.cases().at("clip");
+  ASSERT_EQ(tests.size(), 5u);
+  for (const auto& test : tests) {
     std::vector<Tensor> parameters;
-    for (const auto& g : golden.at("grads")[3]) {
+    for (const auto& g : golden.cases().at("grads").at(3)) {
       parameters.push_back(g.is_null() ? zeros({2}, {DType::kFloat64}).requires_grad_()
-                                       : parameter(g.get<std::vector<double>>()));
+                                       : parameter(golden.tensor(g)));
     }
     if (test.contains("max_norm")) {
       const double norm = clip_grad_norm_(parameters, test.at("max_norm"));
@@ -38,10 +44,11 @@ TEST(Clip, IsPyTorchs) {
       clip_grad_value_(parameters, test.at("limit"));
     }
     for (size_t i = 0; i < parameters.size(); ++i) {
-      const json& expected = test.at("grads")[i];
+      const json& expected = test.at("grads").at(i);
       ASSERT_EQ(parameters[i].grad().defined(), !expected.is_null());
       if (expected.is_null()) continue;
-      golden::expect_close(parameters[i].grad().to_vector(), expected, 1e-13, 0.0, test.dump());
+      golden::expect_close(parameters[i].grad().to_vector(), golden.numbers(expected), 1e-13, 0.0,
+                           test.dump());
     }
   }
 }

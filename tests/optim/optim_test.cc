@@ -16,14 +16,9 @@ namespace {
 
 using nlohmann::json;
 
-Tensor make(const std::vector<double>& values, const Dims& sizes, DType dtype) {
-  return from_span(std::span(values), sizes).to(dtype).clone();
-}
-
-Dims dims_of(const json& list) {
-  Dims dims;
-  for (const auto& d : list) dims.push_back(d.get<int64_t>());
-  return dims;
+const golden::File& golden_file() {
+  static const golden::File kFile("optim_golden.safetensors");
+  return kFile;
 }
 
 void set(const json& options, const char* name, auto& target) {
@@ -89,7 +84,8 @@ Subject subject_of(const json& test, const std::vector<Tensor>& p) {
 class Trajectory : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(Trajectory, IsPyTorchs) {
-  const json golden = golden::read("optim_golden.json");
+  const golden::File& file = golden_file();
+  const json& golden = file.cases();
   const json* test = nullptr;
   for (const auto& entry : golden.at("cases")) {
     if (entry.at("name") == GetParam()) test = &entry;
@@ -98,24 +94,29 @@ TEST_P(Trajectory, IsPyTorchs) {
   for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
     const bool single = dtype == DType::kFloat32;
     std::vector<Tensor> parameters;
-    for (size_t i = 0; i < golden.at("start").size(); ++i) {
-      parameters.push_back(
-          make(golden.at("start")[i], dims_of(golden.at("shapes")[i]), dtype).requires_grad_());
+    for (const json& start : golden.at("start")) {
+      parameters.push_back(file.tensor(start, dtype).requires_grad_());
     }
     const Subject subject = subject_of(*test, parameters);
-    const json& expected = test->at(single ? "float32" : "float64");
-    for (size_t step = 0; step < expected.size(); ++step) {
+    std::vector<Tensor> expected;  // of each parameter, (steps, its sizes)
+    for (const json& trajectory : test->at(single ? "float32" : "float64")) {
+      expected.push_back(file.tensor(trajectory));
+    }
+    ASSERT_EQ(expected.size(), parameters.size());
+    const json& grads = golden.at("grads");
+    for (const Tensor& e : expected) ASSERT_EQ(e.size(0), static_cast<int64_t>(grads.size()));
+    for (size_t step = 0; step < grads.size(); ++step) {
       if (step == 5) subject.halve_lr();
       subject.optimizer->zero_grad();
       for (size_t i = 0; i < parameters.size(); ++i) {
-        const json& g = golden.at("grads")[step][i];
-        if (!g.is_null()) parameters[i].set_grad(make(g, parameters[i].sizes(), dtype));
+        const json& g = grads[step].at(i);
+        if (!g.is_null()) parameters[i].set_grad(file.tensor(g, dtype));
       }
       subject.optimizer->step();
       for (size_t i = 0; i < parameters.size(); ++i) {
         golden::expect_close(
-            parameters[i].to_vector(), expected[step][i], single ? 1e-6 : 1e-13,
-            single ? 2e-7 : 1e-14,
+            parameters[i].to_vector(), expected[i][static_cast<int64_t>(step)].to_vector(),
+            single ? 1e-6 : 1e-13, single ? 2e-7 : 1e-14,
             GetParam() + " step " + std::to_string(step) + " parameter " + std::to_string(i));
       }
     }
@@ -124,8 +125,7 @@ TEST_P(Trajectory, IsPyTorchs) {
 
 std::vector<std::string> case_names() {
   std::vector<std::string> names;
-  const json golden = golden::read("optim_golden.json");
-  for (const auto& entry : golden.at("cases")) {
+  for (const auto& entry : golden_file().cases().at("cases")) {
     names.push_back(entry.at("name"));
   }
   return names;
