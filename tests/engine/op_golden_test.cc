@@ -235,6 +235,7 @@ TEST_P(OpGolden, ResultsAndGradients) {
     }
     const Tensor y = calls().at(op)(inputs, c["args"]);
     EXPECT_EQ(y.sizes(), file().sizes(c.at("output"))) << what;
+    EXPECT_EQ(y.dtype(), file().tensor(c.at("output"), dtype).dtype()) << what;
     expect_equal(y.to_vector(), file().numbers(c.at("output")), dtype, what);
     if (!c.contains("grads")) continue;
     ASSERT_TRUE(y.requires_grad()) << what;
