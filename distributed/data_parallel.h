@@ -27,8 +27,10 @@ struct DataParallelOptions {
   ReductionChoice reduction = {};
   int64_t virtual_shards = 0;                   // in mode bitwise; 0: as many as `reduction` says
   size_t first_bucket_bytes = size_t{1} << 20;  // small, so that communication starts early
-  size_t bucket_bytes = size_t{25} << 20;       // a bucket closes once it has this many
-  NonFinite non_finite = NonFinite::kThrow;     // what is done about NaN and infinite gradients
+  // A bucket closes once it has this many, or half of what is left for it and later ones (but not
+  // below first_bucket_bytes): the last one can leave only when backward is over, so it is small.
+  size_t bucket_bytes = size_t{25} << 20;
+  NonFinite non_finite = NonFinite::kThrow;  // what is done about NaN and infinite gradients
   // How gradients are made smaller on their way (compression.h), or otherwise reduced: a hook of
   // your own (docs/communication-hooks.md). Empty: they travel as they are. Not in mode bitwise.
   MakeReduction compression = {};

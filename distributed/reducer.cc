@@ -79,30 +79,41 @@ void Reducer::plan() {
 }
 
 // Places of one dtype each, filled in the given order, frozen parameters apart; each closes when it
-// is full.
+// is full. The last one can leave only when backward is over and is waited for in full, so none
+// takes more than half of what is left, until that is as little as the first one may have.
 std::vector<Reducer::Place> Reducer::fill(const std::vector<size_t>& order,
                                           const std::vector<bool>& all_frozen) const {
   struct Open {
     Place place;
     size_t bytes = 0;
+    size_t left = 0;  // in this place and later ones of its kind
+  };
+  const auto bytes_of = [this](size_t i) {
+    const Tensor& p = parameters_[i].second;
+    return static_cast<size_t>(p.numel()) * size_of(p.dtype());
   };
   std::vector<Place> places;
   std::map<std::pair<DType, bool>, Open> all_open;
+  const auto kind_of = [&](size_t i) {
+    return std::pair(parameters_[i].second.dtype(), static_cast<bool>(all_frozen[i]));
+  };
+  for (const size_t i : order) all_open[kind_of(i)].left += bytes_of(i);
   bool first = true;
   const auto close = [&](Open& open, bool frozen) {
     open.place.idle = frozen;
     places.push_back(std::move(open.place));
-    open = {};
+    open = {{}, 0, open.left - open.bytes};
     if (!frozen) first = false;
   };
   for (const size_t i : order) {
-    const Tensor& p = parameters_[i].second;
     const bool frozen = all_frozen[i];
-    Open& open = all_open[{p.dtype(), frozen}];
+    Open& open = all_open[kind_of(i)];
     open.place.parameters.push_back(parameters_[i]);
     open.place.numbers.push_back(i);
-    open.bytes += static_cast<size_t>(p.numel()) * size_of(p.dtype());
-    const size_t limit = first && !frozen ? options_.first_bucket_bytes : options_.bucket_bytes;
+    open.bytes += bytes_of(i);
+    const size_t small = options_.first_bucket_bytes;
+    const size_t limit =
+        first && !frozen ? small : std::min(options_.bucket_bytes, std::max(small, open.left / 2));
     if (open.bytes >= limit) close(open, frozen);
   }
   for (auto& [kind, open] : all_open) {

@@ -43,6 +43,25 @@ TEST(Buckets, FillInReverseRegistrationOrderAndCloseWhenFull) {
   EXPECT_EQ(layout_of(net, {.first_bucket_bytes = 1, .bucket_bytes = 1}).size(), 6u);
 }
 
+// What leaves after backward's last gradient is waited for, so it is little.
+TEST(Buckets, TakeHalfOfWhatIsLeftAtMost) {
+  const auto sizes = [](DataParallelOptions options) {
+    NamedTensors parameters;
+    for (int i = 0; i < 10; ++i) {
+      parameters.emplace_back("p" + std::to_string(i), zeros({100}, {.requires_grad = true}));
+    }
+    const DataParallel replicas(parameters, {}, make_single_group(), options);
+    std::vector<size_t> counts;
+    for (const Bucket* bucket : replicas.buckets()) counts.push_back(bucket->entries().size());
+    return counts;
+  };
+  using Counts = std::vector<size_t>;
+  EXPECT_EQ(sizes({.first_bucket_bytes = 400}), (Counts{1, 5, 2, 1, 1}));
+  EXPECT_EQ(sizes({.first_bucket_bytes = 800}), (Counts{2, 4, 2, 2}));
+  EXPECT_EQ(sizes({.first_bucket_bytes = 400, .bucket_bytes = 1200}), (Counts{1, 3, 3, 2, 1}));
+  EXPECT_EQ(sizes({.first_bucket_bytes = 4000}), (Counts{10}));
+}
+
 TEST(Buckets, HoldOneDtypeEachAndNoneThatIsFrozen) {
   MixedNet net;
   EXPECT_EQ(layout_of(net, {}), Layout({{"fc3.bias", "fc3.weight", "fc1.bias", "fc1.weight"},
