@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 #include <utility>
 
+#include "lockstep/distributed/bucket_plan.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/gradient_slot.h"
 #include "lockstep/engine/tensor/check.h"
@@ -78,46 +78,15 @@ void Reducer::plan() {
   std::rotate(last.base() - 1, last.base(), places_.end());
 }
 
-// Places of one dtype each, filled in the given order, frozen parameters apart; each closes when it
-// is full. The last one can leave only when backward is over and is waited for in full, so none
-// takes more than half of what is left, until that is as little as the first one may have.
 std::vector<Reducer::Place> Reducer::fill(const std::vector<size_t>& order,
-                                          const std::vector<bool>& all_frozen) const {
-  struct Open {
-    Place place;
-    size_t bytes = 0;
-    size_t left = 0;  // in this place and later ones of its kind
-  };
-  const auto bytes_of = [this](size_t i) {
-    const Tensor& p = parameters_[i].second;
-    return static_cast<size_t>(p.numel()) * size_of(p.dtype());
-  };
+                                          const std::vector<bool>& frozen) const {
   std::vector<Place> places;
-  std::map<std::pair<DType, bool>, Open> all_open;
-  const auto kind_of = [&](size_t i) {
-    return std::pair(parameters_[i].second.dtype(), static_cast<bool>(all_frozen[i]));
-  };
-  for (const size_t i : order) all_open[kind_of(i)].left += bytes_of(i);
-  bool first = true;
-  const auto close = [&](Open& open, bool frozen) {
-    open.place.idle = frozen;
-    places.push_back(std::move(open.place));
-    open = {{}, 0, open.left - open.bytes};
-    if (!frozen) first = false;
-  };
-  for (const size_t i : order) {
-    const bool frozen = all_frozen[i];
-    Open& open = all_open[kind_of(i)];
-    open.place.parameters.push_back(parameters_[i]);
-    open.place.numbers.push_back(i);
-    open.bytes += bytes_of(i);
-    const size_t small = options_.first_bucket_bytes;
-    const size_t limit =
-        first && !frozen ? small : std::min(options_.bucket_bytes, std::max(small, open.left / 2));
-    if (open.bytes >= limit) close(open, frozen);
-  }
-  for (auto& [kind, open] : all_open) {
-    if (!open.place.parameters.empty()) close(open, kind.second);
+  for (PlannedBucket& bucket : plan_buckets(parameters_, order, frozen,
+                                            {options_.first_bucket_bytes, options_.bucket_bytes})) {
+    Place& place = places.emplace_back();
+    for (const size_t number : bucket.numbers) place.parameters.push_back(parameters_[number]);
+    place.numbers = std::move(bucket.numbers);
+    place.idle = bucket.idle;
   }
   return places;
 }
