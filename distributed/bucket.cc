@@ -79,7 +79,6 @@ Tensor Bucket::place(const Entry& entry, const std::shared_ptr<Memory>& memory,
 }
 
 Buffer Bucket::parameter_buffer() const {
-  for (const Entry& entry : entries_) entry.parameter.data_ptr();  // waits
   return {parameter_memory_->data(), trailer_, dtype_, device_};
 }
 

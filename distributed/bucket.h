@@ -56,7 +56,7 @@ class Bucket {
   Bucket& operator=(const Bucket&) = delete;
 
   const std::vector<Entry>& entries() const { return entries_; }
-  Buffer parameter_buffer() const;  // all parameters, when they are there
+  Buffer parameter_buffer() const;  // all parameters, for collectives
   const Label& label() const { return label_; }
   size_t bytes() const;            // gradients and trailer
   Buffer gradient_buffer() const;  // gradients and trailer, in slot 0

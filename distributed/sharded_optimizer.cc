@@ -145,9 +145,9 @@ ShardedOptimizerBase::~ShardedOptimizerBase() {
 // bucket whose gradients came last goes first: forward begins with its parameters.
 void ShardedOptimizerBase::step() {
   const autograd::NoGrad no_grad;
-  for (Work& work : gathers_) work.wait();  // of parameters that nobody has read
+  follow_buckets();  // reads all parameters: the last step's have come
   gathers_.clear();
-  follow_buckets();
+  check_homes();
   std::vector<const Piece*> updated;
   std::vector<const Bucket*> buckets = replicas_.buckets();
   std::reverse(buckets.begin(), buckets.end());
@@ -170,6 +170,19 @@ void ShardedOptimizerBase::step() {
     if (replicas_.group().size() > 1) gather_parameters(*bucket);
   }
   for (const Piece* piece : updated) autograd::bump_version(piece->parameter);
+}
+
+// What is gathered are the buckets, so the parameters must be there.
+void ShardedOptimizerBase::check_homes() const {
+  for (const Piece& piece : pieces_) {
+    if (piece.bucket == nullptr) continue;
+    const auto* home = static_cast<const char*>(piece.bucket->parameter_buffer().data) +
+                       static_cast<size_t>(piece.layout.offset) * size_of(piece.parameter.dtype());
+    check<Error>(piece.parameter.data_ptr() == home,
+                 "[sharded_optimizer] parameter {} no longer lies in its bucket; write its values "
+                 "with copy_() instead of set_data()",
+                 name_in(*piece.bucket, piece.entry));
+  }
 }
 
 void ShardedOptimizerBase::gather_parameters(const Bucket& bucket) {

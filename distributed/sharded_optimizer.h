@@ -17,8 +17,9 @@ class ShardedOptimizerBase : public optim::Optimizer {
 
   // Collective. Every rank updates its part of each bucket, and all parts are gathered while the
   // next bucket is updated and the next forward runs: whoever reads a parameter waits for those of
-  // its bucket, and gets a DistributedError if they cannot come. Throws Error if a gradient has not
-  // been reduced.
+  // its bucket, and gets a DistributedError if they cannot come. Pointers that data() gave out
+  // before know nothing of this: take them anew. Throws Error if a gradient has not been reduced,
+  // or a parameter has been given other memory.
   void step() override;
   std::vector<Rates> rates() override { return inner_->rates(); }
 
@@ -72,6 +73,7 @@ class ShardedOptimizerBase : public optim::Optimizer {
   void follow_buckets();
   std::vector<ParameterState> own_parts(const std::vector<ParameterState>& states) const;
   bool is_whole() const;
+  void check_homes() const;
   void gather_parameters(const Bucket& bucket);
 
   DataParallel& replicas_;

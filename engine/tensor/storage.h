@@ -14,8 +14,7 @@ namespace lockstep {
 class Backend;
 
 // Contents that are still on their way into a storage. wait() returns when they are there, or
-// throws; any thread may call it, any number of times. (On a GPU it orders the caller's stream
-// behind them.)
+// throws; any thread may call it, any number of times.
 class Arrival {
  public:
   virtual ~Arrival() = default;
@@ -37,8 +36,9 @@ class Storage : public RefCounted {
 
   ~Storage() override;
 
-  // Waits for contents that are on their way.
+  // Waits for contents that are on their way, here or into the storage that this is an alias of.
   void* data() const {
+    if (parent_) parent_->data();
     if (awaited_.load(std::memory_order_acquire)) [[unlikely]] {
       await();
     }
@@ -53,8 +53,9 @@ class Storage : public RefCounted {
   std::string_view last_writer() const { return last_writer_; }
   void set_last_writer(std::string_view literal) { last_writer_ = literal; }
 
-  // From now on data() waits for `arrival`, until it has come; it follows an earlier one. Whoever
-  // fills the bytes keeps them alive meanwhile. One thread at a time, and none that reads them.
+  // From now on data() waits for `arrival`, until it has come; pointers that were taken before know
+  // nothing of it. Whoever fills the bytes keeps them alive meanwhile. Not while another thread
+  // calls expect() or data().
   void expect(std::shared_ptr<Arrival> arrival);
 
  private:

@@ -44,7 +44,7 @@ TEST(Buckets, FillInReverseRegistrationOrderAndCloseWhenFull) {
 }
 
 // What leaves after backward's last gradient is waited for, so it is little.
-TEST(Buckets, TakeHalfOfWhatIsLeftAtMost) {
+TEST(Buckets, CloseWithHalfOfWhatIsLeft) {
   const auto sizes = [](DataParallelOptions options) {
     NamedTensors parameters;
     for (int i = 0; i < 10; ++i) {

@@ -1,4 +1,7 @@
 // ShardedOptimizer against the same optimizer on every rank: the same bits.
+#include <chrono>
+#include <thread>
+
 #include <gtest/gtest.h>
 
 #include "lockstep/distributed/sharded_optimizer.h"
@@ -264,6 +267,7 @@ void sharded_after_a_failure(ProcessGroup& group) {
 // Rank 0 gets through its step before the others have begun theirs, and waits where it reads.
 void sharded_step_does_not_wait(ProcessGroup& group) {
   const auto aside = group.duplicate();
+  aside->set_timeout(std::chrono::seconds(20));
   Pair<ConvNet, optim::Adam> pair(group, {.lr = 0.01});
   for (int64_t s = 0; s < 3; ++s) {
     const Samples all = make_samples(2 * group.size(), ConvNet::kInput, DType::kFloat32, s);
@@ -273,6 +277,22 @@ void sharded_step_does_not_wait(ProcessGroup& group) {
     pair.optimizer.step();
     if (group.rank() == 0) aside->barrier().wait();
     pair.expect_same();
+  }
+}
+
+// The memory that others still send to is not freed under them.
+void sharded_goes_while_gathering(ProcessGroup& group) {
+  const auto aside = group.duplicate();
+  for (int64_t s = 0; s < 3; ++s) {
+    Pair<Mlp, optim::Adam> pair(group, {.lr = 0.01});
+    const Samples all = make_samples(2 * group.size(), Mlp::kInput, DType::kFloat32, s);
+    pair.backward(make_step(all, group.rank(), group.size(), 1, s));
+    if (group.rank() != 0) {
+      aside->barrier().wait();
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    pair.optimizer.step();
+    if (group.rank() == 0) aside->barrier().wait();
   }
 }
 
@@ -290,6 +310,14 @@ void sharded_refusals(ProcessGroup& group) {
             0u);
   sgd.zero_grad();
   sgd.step();  // nothing to do
+  const Tensor home = net->fc2.weight.detach();
+  net->fc2.weight.set_data(home.clone());
+  EXPECT_EQ(
+      text_of<Error>([&] { sgd.step(); }),
+      "[sharded_optimizer] parameter fc2.weight no longer lies in its bucket; write its values "
+      "with copy_() instead of set_data()");
+  net->fc2.weight.set_data(home);
+  sgd.step();
   if (group.size() == 1) return;
   EXPECT_NE(text_of<Error>([&] { replicas.join(); }).find("sharded optimizer"), std::string::npos);
   DataParallel plain(*stranger, share_of(group));
@@ -309,6 +337,7 @@ const std::vector<Case>& sharded_cases() {
       {"sharded_state_moves", sharded_state_moves},
       {"sharded_after_a_failure", sharded_after_a_failure},
       {"sharded_step_does_not_wait", sharded_step_does_not_wait},
+      {"sharded_goes_while_gathering", sharded_goes_while_gathering},
       {"sharded_refusals", sharded_refusals},
   };
   return cases;

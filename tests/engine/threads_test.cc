@@ -1,5 +1,6 @@
 // Results depend neither on how many threads compute nor on what other threads do meanwhile.
 #include <algorithm>
+#include <atomic>
 #include <future>
 #include <memory>
 #include <stdexcept>
@@ -114,27 +115,33 @@ TEST(Threads, SharedLeavesInForward) {
 
 class Delivery final : public Arrival {
  public:
-  void wait() override { came_.get(); }
+  void wait() override {
+    ++waiting_;
+    came_.get();
+  }
+  int waiting() const { return waiting_; }
   void come() { promise_.set_value(); }
   void fail() { promise_.set_exception(std::make_exception_ptr(std::runtime_error("lost"))); }
 
  private:
+  std::atomic<int> waiting_{0};
   std::promise<void> promise_;
   std::shared_future<void> came_ = promise_.get_future().share();
 };
 
 TEST(Threads, ReadersWaitForContentsOnTheirWay) {
-  const Tensor x = zeros({1000});
+  const Tensor x = zeros({1000}), alias = x.data_tensor();
   auto* values = x.data<float>();
   for (int round = 1; round <= 3; ++round) {
     const auto delivery = std::make_shared<Delivery>();
     x.impl()->storage->expect(delivery);
     std::vector<std::future<double>> sums;
-    for (int i = 0; i < 2; ++i) {
-      sums.push_back(std::async(std::launch::async, [&x] {
-        return x.view({10, -1}).sum().item();
+    for (const Tensor& read : {x, alias}) {
+      sums.push_back(std::async(std::launch::async, [read] {
+        return read.view({10, -1}).sum().item();
       }));
     }
+    while (delivery->waiting() < 2) std::this_thread::yield();
     std::fill_n(values, 1000, static_cast<float>(round));
     delivery->come();
     for (auto& sum : sums) EXPECT_EQ(sum.get(), 1000 * round);
