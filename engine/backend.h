@@ -5,6 +5,7 @@
 #include <span>
 
 #include "lockstep/engine/ops/pointwise_call.h"
+#include "lockstep/engine/tensor/draw.h"
 #include "lockstep/engine/tensor/random.h"
 #include "lockstep/engine/tensor/tensor.h"
 
@@ -63,12 +64,6 @@ struct AdamArgs {  // state: exp_avg, exp_avg_sq, max_exp_avg_sq (amsgrad)
   double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0;
   bool decoupled_weight_decay = false, amsgrad = false, maximize = false;
   int64_t step = 0;  // counted from 1
-};
-
-enum class RandomKind : uint8_t {
-  kUniform,    // [p, q)
-  kNormal,     // mean p, standard deviation q
-  kBernoulli,  // q with probability p, else 0
 };
 
 class Event {  // a point in a device's stream of work

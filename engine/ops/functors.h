@@ -6,7 +6,6 @@
 #include <type_traits>
 
 #include "lockstep/engine/ops/pointwise_math.h"
-#include "lockstep/engine/tensor/philox.h"
 
 // The arithmetic of every pointwise op, compiled for host and device alike. A functor is named like
 // its op; p and q are the op's parameters, converted by whoever needs them.

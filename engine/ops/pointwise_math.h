@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "lockstep/engine/tensor/philox.h"
+#include "lockstep/engine/tensor/host_device.h"
 
 // exp and erf for the functors. In double, and on a GPU, they are the library's. In float on the
 // host they are written without branches, calls or tables, so that loops over them vectorise; every

@@ -13,49 +13,7 @@ constexpr std::array<std::string_view, kDTypeCount> kNames = {
 constexpr std::array<std::string_view, kDTypeCount> kTypeNames = {
     "Float", "Double", "BFloat16", "Half", "Long", "Int", "Byte", "Bool"};
 
-uint16_t float_to_half_bits(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const uint32_t sign = (bits >> 16) & 0x8000u;
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude >= 0x7f800000u) {  // infinity, or a NaN that keeps its top payload bits
-    const uint32_t payload = magnitude > 0x7f800000u ? 0x200u | ((magnitude >> 13) & 0x3ffu) : 0u;
-    return static_cast<uint16_t>(sign | 0x7c00u | payload);
-  }
-  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds past 65504
-  uint32_t mantissa;
-  uint32_t shift;
-  uint32_t exponent = 0;
-  if (magnitude < 0x38800000u) {  // subnormal in half precision
-    if (magnitude < 0x33000000u) return static_cast<uint16_t>(sign);
-    shift = 126u - (magnitude >> 23);
-    mantissa = (magnitude & 0x7fffffu) | 0x800000u;
-  } else {
-    shift = 13;
-    mantissa = magnitude & 0x7fffffu;
-    exponent = ((magnitude >> 23) - 112u) << 10;
-  }
-  const uint32_t half = 1u << (shift - 1);
-  const uint32_t rest = mantissa & ((1u << shift) - 1u);
-  uint32_t result = exponent + (mantissa >> shift);
-  if (rest > half || (rest == half && (result & 1u))) ++result;  // may carry into the exponent
-  return static_cast<uint16_t>(sign | result);
-}
-
 }  // namespace
-
-Float16::Float16(float value) : bits(float_to_half_bits(value)) {}
-
-Float16::operator float() const {
-  const uint32_t sign = uint32_t{bits & 0x8000u} << 16;
-  const uint32_t exponent = (bits >> 10) & 0x1fu;
-  const uint32_t mantissa = bits & 0x3ffu;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  if (exponent != 0) {
-    return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
-  }
-  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-  return sign ? -magnitude : magnitude;
-}
 
 std::string_view name_of(DType dtype) { return kNames[static_cast<size_t>(dtype)]; }
 std::string_view type_name(DType dtype) { return kTypeNames[static_cast<size_t>(dtype)]; }

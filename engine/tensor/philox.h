@@ -3,11 +3,7 @@
 #include <array>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define LOCKSTEP_HD __host__ __device__
-#else
-#define LOCKSTEP_HD
-#endif
+#include "lockstep/engine/tensor/host_device.h"
 
 namespace lockstep {
 
