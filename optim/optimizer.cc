@@ -5,6 +5,7 @@
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/same_device.h"
 
 namespace lockstep::optim {
 
@@ -75,6 +76,7 @@ OptimizerSegment Optimizer::segment(const Tensor& parameter, State& state, int b
                "[optimizer] a parameter of {} has a gradient of {}; after changing the dtype of a "
                "model call zero_grad() and make the optimizer anew",
                name_of(parameter.dtype()), name_of(grad.dtype()));
+  check_on_device("optimizer", parameter.device(), grad);
   OptimizerSegment s;
   s.param = parameter.data_ptr();
   s.grad = grad.data_ptr();

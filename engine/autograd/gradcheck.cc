@@ -5,11 +5,13 @@
 
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/philox.h"
+#include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep::autograd {
 namespace {
@@ -38,9 +40,10 @@ Tensor evaluate(const DifferentiableFunction& function, const std::vector<Tensor
 std::vector<std::vector<double>> analytical(const Tensor& output, const Tensor& input) {
   std::vector<std::vector<double>> rows;
   for (int64_t i = 0; i < output.numel(); ++i) {
-    const Tensor seed = zeros({output.numel()}, {DType::kFloat64});
-    seed.data<double>()[i] = 1.0;
-    const Tensor shaped = seed.view(output.sizes());
+    std::vector<double> one(static_cast<size_t>(output.numel()));
+    one[static_cast<size_t>(i)] = 1.0;
+    const Tensor shaped =
+        from_span<double>(one, output.sizes(), {DType::kFloat64, output.device()});
     const auto g = grad(std::span(&output, 1), std::span(&input, 1), std::span(&shaped, 1),
                         {.retain_graph = true, .allow_unused = true});
     rows.push_back(g[0].defined() ? g[0].to_vector()
@@ -69,23 +72,26 @@ void gradcheck(const DifferentiableFunction& function, const std::vector<Tensor>
                               : std::vector<std::vector<double>>(
                                     static_cast<size_t>(output.numel()),
                                     std::vector<double>(static_cast<size_t>(x.numel()), 0.0));
-    double* values = x.data<double>();  // as_leaves made it dense, in whichever order
+    const std::vector<double> values = x.to_vector();
     const Dims strides = x.strides();
     for (int64_t j = 0; j < x.numel(); ++j) {
-      int64_t rest = j, at = 0;  // element j in row-major order
+      int64_t rest = j, at = x.storage_offset();  // element j in row-major order
       for (int d = x.dim() - 1; d >= 0; --d) {
         at += rest % x.sizes()[d] * strides[d];
         rest /= x.sizes()[d];
       }
-      const double saved = values[at];
-      values[at] = saved + options.eps;
-      const Tensor above = evaluate(function, leaves);
-      values[at] = saved - options.eps;
-      const Tensor below = evaluate(function, leaves);
-      values[at] = saved;
+      const double saved = values[static_cast<size_t>(j)];
+      const Tensor element = alias_of(x, {}, {}, at);
+      const auto with = [&](double value) {
+        backend_of(x).fill(element, value);
+        return evaluate(function, leaves).to_vector();
+      };
+      const std::vector<double> above = with(saved + options.eps);
+      const std::vector<double> below = with(saved - options.eps);
+      backend_of(x).fill(element, saved);
       for (int64_t i = 0; i < output.numel(); ++i) {
-        const double numerical =
-            (above.data<double>()[i] - below.data<double>()[i]) / (2 * options.eps);
+        const auto row = static_cast<size_t>(i);
+        const double numerical = (above[row] - below[row]) / (2 * options.eps);
         const double exact = jacobian[static_cast<size_t>(i)][static_cast<size_t>(j)];
         check<Error>(
             std::fabs(exact - numerical) <= options.atol + options.rtol * std::fabs(numerical),
@@ -100,11 +106,13 @@ void gradgradcheck(const DifferentiableFunction& function, const std::vector<Ten
                    GradcheckOptions options) {
   const Tensor sample = evaluate(function, inputs);
   const Philox philox{0x6772u, 0x6164u};
-  const Tensor seed = empty(sample.sizes(), {DType::kFloat64});
-  for (int64_t i = 0; i < seed.numel(); ++i) {
+  std::vector<double> weights;
+  for (int64_t i = 0; i < sample.numel(); ++i) {
     const auto words = philox(static_cast<uint32_t>(i), 0, 0, 0);
-    seed.data<double>()[i] = uniform_double(words[0], words[1]) - 0.5;
+    weights.push_back(uniform_double(words[0], words[1]) - 0.5);
   }
+  const Tensor seed =
+      from_span<double>(weights, sample.sizes(), {DType::kFloat64, sample.device()});
   std::vector<Tensor> extended = inputs;
   extended.push_back(seed);
   extended.back().requires_grad_();
@@ -124,11 +132,11 @@ void gradgradcheck(const DifferentiableFunction& function, const std::vector<Ten
     for (const Tensor& g : gradients) {
       if (g.defined()) total += g.numel();
     }
-    Tensor joined = zeros({total}, {DType::kFloat64});
+    Tensor joined = zeros({total}, {DType::kFloat64, output.device()});
     int64_t at = 0;
     for (const Tensor& g : gradients) {
       if (!g.defined()) continue;
-      const Tensor rows = eye(total, {DType::kFloat64}).narrow(0, at, g.numel());
+      const Tensor rows = eye(total, {DType::kFloat64, output.device()}).narrow(0, at, g.numel());
       joined = joined + sum(g.reshape({-1, 1}) * rows, {0});
       at += g.numel();
     }

@@ -20,6 +20,7 @@
 #include "lockstep/engine/cpu/softmax.h"
 #include "lockstep/engine/cpu/thread_pool.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/same_device.h"
 
 namespace lockstep::cpu {
 namespace {
@@ -138,16 +139,27 @@ class CpuBackend final : public Backend {
   void synchronize() override {}
 
   void pointwise(PointwiseOp op, const PointwiseCall& call) override { run_pointwise(op, call); }
-  void copy(const Tensor& out, const Tensor& in) override { copy_strided(out, in); }
-  void fill(const Tensor& out, Scalar value) override { fill_strided(out, value); }
+  void copy(const Tensor& out, const Tensor& in) override {
+    check_on_device("copy", device(), out, in);
+    copy_strided(out, in);
+  }
+  void fill(const Tensor& out, Scalar value) override {
+    check_on_device("fill", device(), out);
+    fill_strided(out, value);
+  }
   void random(const Tensor& out, RandomKind kind, double p, double q,
               const RandomKey& key) override {
+    check_on_device("random", device(), out);
     fill_random(out, kind, p, q, key);
   }
 
-  void sum(const Tensor& out, const Tensor& in) override { sum_dims(out, in); }
+  void sum(const Tensor& out, const Tensor& in) override {
+    check_on_device("sum", device(), out, in);
+    sum_dims(out, in);
+  }
   void extreme(const Tensor& values, const Tensor& indices, const Tensor& in, int dim,
                bool largest) override {
+    check_on_device("extreme", device(), values, indices, in);
     if (is_half(in)) {
       return in_float32({values}, {in}, [&](const auto& out, const auto& wide) {
         extreme(out[0], indices, wide[0], dim, largest);
@@ -156,9 +168,11 @@ class CpuBackend final : public Backend {
     extreme_along(values, indices, in, dim, largest);
   }
   void index_select(const Tensor& out, const Tensor& in, int dim, const Tensor& index) override {
+    check_on_device("index_select", device(), out, in, index);
     gather_slices(out, in, dim, index);
   }
   void index_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) override {
+    check_on_device("index_add", device(), out, index, in);
     if (is_half(out)) {
       return in_float32({out}, {out, in}, [&](const auto& sum, const auto& wide) {
         copy(sum[0], wide[0]);
@@ -168,9 +182,11 @@ class CpuBackend final : public Backend {
     add_slices(out, dim, index, in);
   }
   void gather(const Tensor& out, const Tensor& in, int dim, const Tensor& index) override {
+    check_on_device("gather", device(), out, in, index);
     gather_elements(out, in, dim, index);
   }
   void scatter_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) override {
+    check_on_device("scatter_add", device(), out, index, in);
     if (is_half(out)) {
       return in_float32({out}, {out, in}, [&](const auto& sum, const auto& wide) {
         copy(sum[0], wide[0]);
@@ -181,6 +197,7 @@ class CpuBackend final : public Backend {
   }
   void sort(const Tensor& values, const Tensor& indices, const Tensor& in, int dim,
             bool descending) override {
+    check_on_device("sort", device(), values, indices, in);
     if (is_half(in)) {
       return in_float32({values}, {in}, [&](const auto& out, const auto& wide) {
         sort(out[0], indices, wide[0], dim, descending);
@@ -189,6 +206,7 @@ class CpuBackend final : public Backend {
     sort_along(values, indices, in, dim, descending);
   }
   void cumsum(const Tensor& out, const Tensor& in, int dim, bool reverse) override {
+    check_on_device("cumsum", device(), out, in);
     if (is_half(in)) {
       return in_float32({out}, {in}, [&](const auto& sums, const auto& wide) {
         cumsum(sums[0], wide[0], dim, reverse);
@@ -224,6 +242,7 @@ class CpuBackend final : public Backend {
   bool prefers_channels_last() const override { return true; }
   void conv2d(const Tensor& y, const Tensor& x, const Tensor& w, const Tensor& bias,
               const Conv2dParams& params) override {
+    check_on_device("conv2d", device(), y, x, w, bias);
     if (is_half(x)) {
       return in_float32({y}, {x, w, bias}, [&](const auto& out, const auto& in) {
         conv2d(out[0], in[0], in[1], in[2], params);
@@ -236,6 +255,7 @@ class CpuBackend final : public Backend {
   }
   void conv2d_input_gradient(const Tensor& gx, const Tensor& gy, const Tensor& w,
                              const Conv2dParams& params) override {
+    check_on_device("conv2d_input_gradient", device(), gx, gy, w);
     if (is_half(gx)) {
       return in_float32({gx}, {gy, w}, [&](const auto& out, const auto& in) {
         conv2d_input_gradient(out[0], in[0], in[1], params);
@@ -248,6 +268,7 @@ class CpuBackend final : public Backend {
   }
   void conv2d_weight_gradient(const Tensor& gw, const Tensor& gbias, const Tensor& gy,
                               const Tensor& x, const Conv2dParams& params) override {
+    check_on_device("conv2d_weight_gradient", device(), gw, gbias, gy, x);
     if (is_half(x)) {
       return in_float32({gw, gbias}, {gy, x}, [&](const auto& out, const auto& in) {
         conv2d_weight_gradient(out[0], out[1], in[0], in[1], params);
@@ -261,6 +282,7 @@ class CpuBackend final : public Backend {
 
   void max_pool2d(const Tensor& y, const Tensor& indices, const Tensor& x,
                   const Pool2dParams& params) override {
+    check_on_device("max_pool2d", device(), y, indices, x);
     if (is_half(x)) {
       return in_float32({y}, {x}, [&](const auto& out, const auto& in) {
         max_pool2d(out[0], indices, in[0], params);
@@ -273,6 +295,7 @@ class CpuBackend final : public Backend {
   }
   void max_pool2d_gradient(const Tensor& gx, const Tensor& gy, const Tensor& indices,
                            const Pool2dParams& params) override {
+    check_on_device("max_pool2d_gradient", device(), gx, gy, indices);
     if (is_half(gx)) {
       return in_float32({gx}, {gy}, [&](const auto& out, const auto& in) {
         max_pool2d_gradient(out[0], in[0], indices, params);
@@ -284,6 +307,7 @@ class CpuBackend final : public Backend {
     });
   }
   void avg_pool2d(const Tensor& y, const Tensor& x, const Pool2dParams& params) override {
+    check_on_device("avg_pool2d", device(), y, x);
     if (is_half(x)) {
       return in_float32(
           {y}, {x}, [&](const auto& out, const auto& in) { avg_pool2d(out[0], in[0], params); });
@@ -294,6 +318,7 @@ class CpuBackend final : public Backend {
   }
   void avg_pool2d_gradient(const Tensor& gx, const Tensor& gy,
                            const Pool2dParams& params) override {
+    check_on_device("avg_pool2d_gradient", device(), gx, gy);
     if (is_half(gx)) {
       return in_float32({gx}, {gy}, [&](const auto& out, const auto& in) {
         avg_pool2d_gradient(out[0], in[0], params);
@@ -306,12 +331,14 @@ class CpuBackend final : public Backend {
   }
 
   void batch_statistics(const Tensor& mean, const Tensor& var, const Tensor& x) override {
+    check_on_device("batch_statistics", device(), mean, var, x);
     for_float_or_double("batch_statistics", x.dtype(), [&]<typename T>(T*) {
       cpu::batch_statistics(norm_shape(x, x), x.data<T>(), mean.data<T>(), var.data<T>());
     });
   }
   void batch_norm(const Tensor& y, const Tensor& x, const Tensor& mean, const Tensor& var,
                   const Tensor& weight, const Tensor& bias, double eps) override {
+    check_on_device("batch_norm", device(), y, x, mean, var, weight, bias);
     for_float_or_double("batch_norm", x.dtype(), [&]<typename T>(T*) {
       batch_norm_forward(norm_shape(x, y), x.data<T>(), mean.data<T>(), var.data<T>(),
                          data_or_null<T>(weight), data_or_null<T>(bias), eps, y.data<T>());
@@ -320,6 +347,7 @@ class CpuBackend final : public Backend {
   void batch_norm_gradient(const Tensor& gx, const Tensor& gweight, const Tensor& gbias,
                            const Tensor& gy, const Tensor& x, const Tensor& mean, const Tensor& var,
                            const Tensor& weight, double eps, bool batch) override {
+    check_on_device("batch_norm_gradient", device(), gx, gweight, gbias, gy, x, mean, var, weight);
     for_float_or_double("batch_norm_gradient", x.dtype(), [&]<typename T>(T*) {
       batch_norm_backward(norm_shape(x, gy), gy.data<T>(), x.data<T>(), mean.data<T>(),
                           var.data<T>(), data_or_null<T>(weight), eps, batch, data_or_null<T>(gx),
@@ -327,6 +355,7 @@ class CpuBackend final : public Backend {
     });
   }
   void log_softmax(const Tensor& y, const Tensor& x) override {
+    check_on_device("log_softmax", device(), y, x);
     if (is_half(x)) {
       return in_float32({y}, {x},
                         [&](const auto& out, const auto& in) { log_softmax(out[0], in[0]); });
@@ -337,6 +366,7 @@ class CpuBackend final : public Backend {
     });
   }
   void log_softmax_gradient(const Tensor& gx, const Tensor& gy, const Tensor& y) override {
+    check_on_device("log_softmax_gradient", device(), gx, gy, y);
     if (is_half(y)) {
       return in_float32({gx}, {gy, y}, [&](const auto& out, const auto& in) {
         log_softmax_gradient(out[0], in[0], in[1]);

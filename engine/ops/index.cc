@@ -222,7 +222,14 @@ Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor
 // neighbours, the dimensions of the result that they stand for go back to where they were.
 Tensor index(const Tensor& given, const std::vector<Tensor>& indices) {
   Tensor x = given;
-  const std::vector<Tensor> plain = plain_indices(x, indices);
+  std::vector<Tensor> plain = plain_indices(x, indices);
+  for (Tensor& index : plain) {
+    if (!index.defined() || index.device() == x.device()) continue;
+    check(index.device().is_cpu(),
+          "indices should be either on cpu or on the same device as the indexed tensor ({})",
+          x.device().str());
+    index = index.to(x.device());
+  }
   Dims order, rest;
   int first = -1, last = -1;
   Dims shape;

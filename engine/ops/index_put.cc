@@ -8,6 +8,7 @@
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/overlap.h"
+#include "lockstep/engine/tensor/same_device.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep {
@@ -15,9 +16,17 @@ namespace {
 
 using autograd::OpNode;
 
-// Where in row-major order the elements lie that `indices` name, in the shape that they have.
-Tensor places_of(const Tensor& x, const std::vector<Tensor>& indices) {
+// Where in row-major order the elements lie that `indices` name, in the shape that they have; on
+// the host.
+Tensor places_of(const Tensor& x, std::vector<Tensor> indices) {
   const autograd::NoGrad no_grad;
+  for (Tensor& each : indices) {
+    if (!each.defined()) continue;
+    check(each.device().is_cpu() || each.device() == x.device(),
+          "indices should be either on cpu or on the same device as the indexed tensor ({})",
+          x.device().str());
+    each = each.to(Device{});
+  }
   return index(arange(x.numel()).view(x.sizes()), indices);
 }
 
@@ -73,6 +82,7 @@ void IndexPutBackward0::apply(std::span<Tensor> gradients, std::span<Tensor> res
 }
 
 void check_values(const Tensor& x, const Tensor& values, const Tensor& places) {
+  check_on_device("index_put", x.device(), values);
   check(x.dtype() == values.dtype(),
         "Index put requires the source and destination dtypes match, got {} for the destination "
         "and {} for the source.",

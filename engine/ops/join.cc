@@ -9,6 +9,7 @@
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/same_device.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep {
@@ -124,8 +125,7 @@ Tensor cat(const std::vector<Tensor>& tensors, int64_t dim) {
             "for tensor number {} in the list.",
             d, sizes[k], t.sizes()[k], i);
     }
-    check(t.device() == tensors[0].device(), "[cat] tensors are on different devices, {} and {}",
-          tensors[0].device().str(), t.device().str());
+    check_on_device("cat", tensors[0].device(), t);
     lengths.push_back(t.size(d));
     total += t.size(d);
   }

@@ -10,6 +10,7 @@
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/same_device.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep {
@@ -45,8 +46,7 @@ void check_pair(const char* name, const Tensor& a, const Tensor& b) {
   check(a.dtype() == b.dtype(), "expected scalar type {} but found {}", type_name(a.dtype()),
         type_name(b.dtype()));
   check(a.dtype() != DType::kBool, "[{}] supports numbers, got bool", name);
-  check(a.device() == b.device(), "[{}] tensors are on different devices, {} and {}", name,
-        a.device().str(), b.device().str());
+  check_on_device(name, a.device(), b);
 }
 
 // out (+)= a b for matrices or equally long batches of them; out is contiguous.

@@ -9,6 +9,7 @@
 #include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/overlap.h"
+#include "lockstep/engine/tensor/same_device.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep::pointwise {
@@ -220,6 +221,13 @@ DTypes dtypes_of_unary(PointwiseOp op, DTypes dtypes, DType dtype, double p, dou
   return fractions ? DTypes::kFloating : dtypes;
 }
 
+// Where to compute with tensors of two devices: a CPU tensor without dimensions counts as a number.
+Device common_device(const char* name, Device device, bool is_number, const Tensor& t) {
+  if (t.dim() == 0 && t.device().is_cpu()) return device;
+  if (!is_number || !device.is_cpu()) fail_on_devices(name, device, t.device());
+  return t.device();
+}
+
 template <size_t kInputs>
 Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, kInputs> operands,
            double p, double q, const Tensor* self) {
@@ -239,8 +247,7 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, 
       device = t.device();
     } else {
       if (t.device() != device) [[unlikely]] {
-        fail("[{}] tensors are on different devices, {} and {}", name, device.str(),
-             t.device().str());
+        device = common_device(name, device, first->dim() == 0, t);
       }
       if (!(t.sizes() == sizes)) {
         sizes = broadcast_shapes(sizes, t.sizes());
@@ -275,8 +282,8 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, 
   for (size_t i = 0; i < kInputs; ++i) {
     if (!operands[i].is_tensor()) continue;
     const Tensor& t = operands[i].tensor();
-    if (t.dtype() != compute) {
-      converted[i] = t.to(compute);
+    if (t.dtype() != compute || t.device() != device) {
+      converted[i] = t.to(device).to(compute);
       inputs[i] = &converted[i];
     } else if (self && overlap_of(*self, t) == Overlap::kUnknown) {
       converted[i] = t.clone();  // it might change while it is read

@@ -9,8 +9,10 @@
 #include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/join.h"
 #include "lockstep/engine/ops/layout.h"
+#include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep {
@@ -75,10 +77,8 @@ Tensor take_indices(const Tensor& x, const Tensor& indices) {
   const int64_t planes = x.size(0) * x.size(1), area = x.size(2) * x.size(3);
   const Tensor flat_index = indices.contiguous().to(DType::kInt64).view({planes, -1});
   const Tensor flat = x.contiguous().view({-1});
-  Tensor positions = flat_index.clone();
-  int64_t* p = positions.data<int64_t>();
-  const int64_t per_plane = flat_index.size(1);
-  for (int64_t i = 0; i < planes * per_plane; ++i) p[i] += i / per_plane * area;
+  const Tensor planes_begin = arange(0, planes, 1, {DType::kInt64, x.device()}).unsqueeze(1) * area;
+  const Tensor positions = flat_index + planes_begin;
   const Tensor out = empty_dense(indices.sizes(), x.dtype(), x.device());
   backend_of(x).index_select(out.view({-1}), flat, 0, positions.view({-1}));
   return out;

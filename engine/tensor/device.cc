@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/same_device.h"
 
 namespace lockstep {
 
@@ -27,5 +28,12 @@ Device Device::parse(std::string_view text) {
 }
 
 std::string Device::str() const { return is_cpu() ? "cpu" : fmt::format("cuda:{}", index); }
+
+void fail_on_devices(const char* op, Device a, Device b) {
+  fail(
+      "Expected all tensors to be on the same device, but found at least two devices, {} and {}! "
+      "(in {}; .to(device) moves a tensor)",
+      a.str(), b.str(), op);
+}
 
 }  // namespace lockstep

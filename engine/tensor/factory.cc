@@ -134,9 +134,10 @@ template Tensor from_span(std::span<const int32_t>, const Dims&, TensorOptions);
 template Tensor from_span(std::span<const uint8_t>, const Dims&, TensorOptions);
 template Tensor from_span(std::span<const bool>, const Dims&, TensorOptions);
 
-Tensor from_memory(void* data, const Dims& sizes, DType dtype, std::shared_ptr<void> owner) {
+Tensor from_memory(void* data, const Dims& sizes, DType dtype, std::shared_ptr<void> owner,
+                   Device device) {
   const size_t bytes = static_cast<size_t>(sizes.product()) * size_of(dtype);
-  return Tensor(make_ptr<TensorImpl>(Storage::alias(data, bytes, Device{}, std::move(owner)), 0,
+  return Tensor(make_ptr<TensorImpl>(Storage::alias(data, bytes, device, std::move(owner)), 0,
                                      sizes, contiguous_strides(sizes), dtype));
 }
 

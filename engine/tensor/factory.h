@@ -43,8 +43,9 @@ Tensor ones_like(const Tensor& other);
 template <typename T>
 Tensor from_span(std::span<const T> values, const Dims& sizes,
                  TensorOptions options = {kDTypeOf<T>});
-// A tensor over somebody else's host memory; `owner` keeps it alive.
-Tensor from_memory(void* data, const Dims& sizes, DType dtype, std::shared_ptr<void> owner);
+// A tensor over somebody else's memory on `device`; `owner` keeps it alive.
+Tensor from_memory(void* data, const Dims& sizes, DType dtype, std::shared_ptr<void> owner,
+                   Device device = {});
 
 struct LiteralOptions {
   bool requires_grad = false;

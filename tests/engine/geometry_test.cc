@@ -155,7 +155,6 @@ TEST(Geometry, Errors) {
   EXPECT_THROW(where(x, x, x), ValueError);
   EXPECT_THROW(where(tensor({true, false}), x, x), ValueError);
   EXPECT_THROW(tensor({{1.0, 2.0}, {3.0}}), ValueError);
-  EXPECT_THROW(zeros({2}, {.device = Device{DeviceType::kCuda, 0}}), Error);
 }
 
 TEST(Factory, Values) {

@@ -50,6 +50,6 @@ const std::vector<OpCase>& all_op_cases();
 // representable in float32. No two values of one argument are closer than 1e-3 (unless there are
 // too many of them), and none is that close to an integer or to a half: no kink within a step of
 // the numerical derivative.
-std::vector<Tensor> make_inputs(const OpCase& c, DType dtype);
+std::vector<Tensor> make_inputs(const OpCase& c, DType dtype, Device device = {});
 
 }  // namespace lockstep::testing

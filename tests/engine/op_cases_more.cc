@@ -337,10 +337,10 @@ void add_losses(Rows& rows) {
            ROW(nll_loss(x[0], x[1], Reduction::kNone)));
   rows.add("cross_entropy", "smoothed", classes,
            ROW(cross_entropy(x[0], x[1], {.label_smoothing = 0.1})));
-  rows.add(
-      "cross_entropy", "weighted", classes,
-      ROW(cross_entropy(x[0], x[1],
-                        {.weight = tensor({0.5, 2.0, 1.0}).to(x[0].dtype()), .ignore_index = 0})));
+  rows.add("cross_entropy", "weighted", classes,
+           ROW(cross_entropy(x[0], x[1],
+                             {.weight = tensor({0.5, 2.0, 1.0}).to(x[0].dtype()).to(x[0].device()),
+                              .ignore_index = 0})));
   rows.add("cross_entropy", "probabilities", {{{3, 4}}, probabilities[1]},
            ROW(cross_entropy(x[0], x[1], {.label_smoothing = 0.2})));
 }

@@ -13,65 +13,12 @@
 #include "lockstep/engine/ops/ops.h"
 
 #include "engine/declared_ops.h"
-#include "engine/op_case_groups.h"
+#include "engine/op_checks.h"
 #include "golden/golden.h"
 
 namespace lockstep::testing {
 
-const std::vector<OpCase>& all_op_cases() {
-  static const std::vector<OpCase> kCases = [] {
-    std::vector<OpCase> cases;
-    add_pointwise_cases(cases);
-    add_dense_cases(cases);
-    add_shape_cases(cases);
-    add_more_cases(cases);
-    return cases;
-  }();
-  return kCases;
-}
-
 namespace {
-
-// |a - b| <= absolute + relative |b|. A float32 result is compared with the float64 one of the same
-// values, so this bounds the rounding of the whole op; sums here are short, except where the
-// absolute term is scaled by the largest element of the result.
-struct Tolerance {
-  double absolute, relative;
-};
-constexpr Tolerance kFloat64{1e-13, 1e-12};
-constexpr Tolerance kFloat32{1e-6, 4e-6};
-
-void expect_near(const std::vector<double>& got, const std::vector<double>& expected,
-                 Tolerance tolerance, const std::string& what) {
-  ASSERT_EQ(got.size(), expected.size()) << what;
-  double largest = 1;
-  for (double e : expected) largest = std::isfinite(e) ? std::max(largest, std::fabs(e)) : largest;
-  for (size_t i = 0; i < got.size(); ++i) {
-    if (std::isnan(expected[i]) && std::isnan(got[i])) continue;
-    if (got[i] == expected[i]) continue;
-    ASSERT_LE(std::fabs(got[i] - expected[i]),
-              tolerance.absolute * largest + tolerance.relative * std::fabs(expected[i]))
-        << what << ", element " << i << ": got " << got[i] << ", expected " << expected[i];
-  }
-}
-
-// Weights for the backward comparisons: not all alike, the same in every precision.
-Tensor output_gradient(const Tensor& y) {
-  std::vector<float> values(static_cast<size_t>(y.numel()));
-  for (size_t i = 0; i < values.size(); ++i) values[i] = 0.25f + static_cast<float>(i % 7) * 0.125f;
-  return from_span<float>(values, y.sizes(), {y.dtype()});
-}
-
-std::vector<Tensor> gradients(const OpCase& c, DType dtype) {
-  const auto inputs = make_inputs(c, dtype);
-  std::vector<Tensor> wanted;
-  for (const Tensor& x : inputs) {
-    if (x.requires_grad()) wanted.push_back(x);
-  }
-  const Tensor y = c.function(inputs);
-  const Tensor seed = output_gradient(y);
-  return autograd::grad(std::span(&y, 1), wanted, std::span(&seed, 1));
-}
 
 // A numerical derivative calls the op twice per element, the second one as often for every output.
 constexpr int64_t kLargestGradcheck = 100, kLargestGradgradcheck = 40;

@@ -5,9 +5,23 @@
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/philox.h"
 
+#include "engine/op_case_groups.h"
 #include "engine/op_cases.h"
 
 namespace lockstep::testing {
+
+const std::vector<OpCase>& all_op_cases() {
+  static const std::vector<OpCase> kCases = [] {
+    std::vector<OpCase> cases;
+    add_pointwise_cases(cases);
+    add_dense_cases(cases);
+    add_shape_cases(cases);
+    add_more_cases(cases);
+    return cases;
+  }();
+  return kCases;
+}
+
 namespace {
 
 // `count` different values of [low, high) in random order: one from each of as many cells.
@@ -27,8 +41,9 @@ std::vector<float> draw(const Input& input, int64_t count, uint32_t which) {
   return values;
 }
 
-Tensor with_layout(const std::vector<float>& values, const Input& input, DType dtype) {
-  const Tensor dense = from_span<float>(values, input.sizes, {dtype});
+Tensor with_layout(const std::vector<float>& values, const Input& input, DType dtype,
+                   Device device) {
+  const Tensor dense = from_span<float>(values, input.sizes, {dtype, device});
   const int n = input.sizes.size();
   switch (input.layout) {
     case Layout::kDense:
@@ -39,7 +54,7 @@ Tensor with_layout(const std::vector<float>& values, const Input& input, DType d
     case Layout::kStrided: {
       Dims wide = input.sizes;
       wide[n - 1] = 2 * wide[n - 1];
-      const Tensor y = full(wide, 1e30, {dtype}).slice(n - 1, 0, wide[n - 1], 2);
+      const Tensor y = full(wide, 1e30, {dtype, device}).slice(n - 1, 0, wide[n - 1], 2);
       y.copy_(dense);  // what lies between stays 1e30, which would be seen if it were read
       return y;
     }
@@ -51,7 +66,7 @@ Tensor with_layout(const std::vector<float>& values, const Input& input, DType d
 
 }  // namespace
 
-std::vector<Tensor> make_inputs(const OpCase& c, DType dtype) {
+std::vector<Tensor> make_inputs(const OpCase& c, DType dtype, Device device) {
   const autograd::NoGrad no_grad;
   std::vector<Tensor> tensors;
   for (size_t i = 0; i < c.inputs.size(); ++i) {
@@ -62,12 +77,12 @@ std::vector<Tensor> make_inputs(const OpCase& c, DType dtype) {
     const bool floating = is_floating(input.dtype);
     Tensor t;
     if (floating) {
-      t = with_layout(values, input, dtype).detach();
+      t = with_layout(values, input, dtype, device).detach();
     } else {
       std::vector<int64_t> whole(values.size());
       std::transform(values.begin(), values.end(), whole.begin(),
                      [](float v) { return static_cast<int64_t>(std::floor(v)); });
-      t = from_span<int64_t>(whole, input.sizes).to(input.dtype);
+      t = from_span<int64_t>(whole, input.sizes, {DType::kInt64, device}).to(input.dtype);
     }
     if (input.layout == Layout::kExpanded) t = t.expand(sizes).detach();
     if (floating && input.differentiable) t.requires_grad_();
