@@ -1,7 +1,7 @@
 #include "lockstep/engine/backend.h"
 
 #include "lockstep/engine/cpu/cpu_backend.h"
-#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/plugin.h"
 
 namespace lockstep {
 
@@ -9,8 +9,7 @@ Backend& backend_of(Device device) {
   if (device.is_cpu()) [[likely]] {
     return cpu::cpu_backend();
   }
-  fail<Error>("[backend] {} is unavailable: this build has no CUDA backend; use --device cpu",
-              device.str());
+  return cuda_backend(device.index);
 }
 
 }  // namespace lockstep

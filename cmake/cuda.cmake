@@ -1,0 +1,44 @@
+# Whether the CUDA plugin is built, and with what. Before any target: the language must be there.
+find_program(LOCKSTEP_NVCC nvcc HINTS /usr/local/cuda/bin)
+mark_as_advanced(LOCKSTEP_NVCC)
+set(has_nvcc OFF)
+if(LOCKSTEP_NVCC)
+  set(has_nvcc ON)
+endif()
+option(LOCKSTEP_CUDA "Build the CUDA plugin, liblockstep_cuda.so" ${has_nvcc})
+
+if(LOCKSTEP_CUDA)
+  if(NOT LOCKSTEP_NVCC)
+    message(FATAL_ERROR "LOCKSTEP_CUDA is on and there is no nvcc: install NVIDIA's CUDA Toolkit, "
+      "put nvcc on PATH, or configure with -DLOCKSTEP_CUDA=OFF")
+  endif()
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 90 CACHE STRING "GPU architectures to compile for, e.g. 80;90")
+  endif()
+  if(NOT DEFINED CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_COMPILER ${LOCKSTEP_NVCC})
+  endif()
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_EXTENSIONS OFF)
+  if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.25.2 knows no C++20 here
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+  endif()
+  find_package(CUDAToolkit REQUIRED)
+endif()
+
+# Plugin and core exchange C++ objects: both carry a hash of what these headers say, and the core
+# refuses a plugin with another one (engine/plugin_table.h).
+set(seam "")
+foreach(header backend.h plugin_table.h ops/pointwise_call.h ops/pointwise_list.h tensor/dims.h
+    tensor/dtype.h tensor/intrusive.h tensor/storage.h tensor/tensor.h tensor/tensor_impl.h)
+  file(READ ${PROJECT_SOURCE_DIR}/engine/${header} text)
+  string(APPEND seam "${text}")
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
+    ${PROJECT_SOURCE_DIR}/engine/${header})
+endforeach()
+string(SHA256 seam "${seam} ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
+string(SUBSTRING ${seam} 0 12 seam)
+set(LOCKSTEP_PLUGIN_ABI ${PROJECT_VERSION}-${seam})

@@ -1,0 +1,250 @@
+#include "lockstep/engine/cuda/cuda_backend.h"
+
+#include "lockstep/engine/cuda/conv.h"
+#include "lockstep/engine/cuda/elementwise.h"
+#include "lockstep/engine/cuda/gemm.h"
+#include "lockstep/engine/cuda/indexing.h"
+#include "lockstep/engine/cuda/libraries.h"
+#include "lockstep/engine/cuda/memory.h"
+#include "lockstep/engine/cuda/norm.h"
+#include "lockstep/engine/cuda/optimizer.h"
+#include "lockstep/engine/cuda/pool.h"
+#include "lockstep/engine/cuda/reduction.h"
+#include "lockstep/engine/cuda/scan.h"
+#include "lockstep/engine/cuda/softmax.h"
+#include "lockstep/engine/cuda/sort.h"
+#include "lockstep/engine/cuda/status.h"
+#include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/same_device.h"
+
+namespace lockstep::cuda {
+namespace {
+
+// CUDA's current device belongs to the thread, and asking for it costs a call.
+void make_current(int device) {
+  thread_local int current = -1;
+  if (current == device) [[likely]] {
+    return;
+  }
+  check_cuda(cudaSetDevice(device), "cudaSetDevice");
+  current = device;
+}
+
+class Stream {
+ public:
+  explicit Stream(int device) {
+    make_current(device);
+    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+  }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+class CudaEvent final : public Event {
+ public:
+  explicit CudaEvent(cudaStream_t stream) {
+    check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
+    check_cuda(cudaEventRecord(event_, stream), "cudaEventRecord");
+  }
+  ~CudaEvent() override { cudaEventDestroy(event_); }
+  CudaEvent(const CudaEvent&) = delete;
+  CudaEvent& operator=(const CudaEvent&) = delete;
+
+  void wait_on_host() override { check_cuda(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int index) : index_(index), stream_(index), memory_(index, stream_.get()) {}
+
+  Device device() const override { return {DeviceType::kCuda, static_cast<int16_t>(index_)}; }
+
+  void* allocate(size_t bytes) override {
+    make_current(index_);
+    return memory_.allocate(bytes);
+  }
+  void deallocate(void* data, size_t bytes) noexcept override { memory_.deallocate(data, bytes); }
+  void copy_from_host(void* to, const void* from, size_t bytes) override {
+    if (bytes == 0) return;
+    check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()),
+               "copy to device");
+  }
+  void copy_to_host(void* to, const void* from, size_t bytes) override {
+    if (bytes == 0) return;
+    check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()), "copy to host");
+    synchronize();
+  }
+  size_t bytes_in_use() const override { return memory_.bytes_in_use(); }
+  size_t peak_bytes() const override { return memory_.peak_bytes(); }
+  void reset_peak_bytes() override { memory_.reset_peak_bytes(); }
+
+  std::shared_ptr<Event> record_event() override { return std::make_shared<CudaEvent>(stream()); }
+  void wait_for(const std::shared_ptr<Event>& event) override {
+    if (const auto* ours = dynamic_cast<const CudaEvent*>(event.get())) {
+      check_cuda(cudaStreamWaitEvent(stream(), ours->get(), 0), "cudaStreamWaitEvent");
+    }  // the CPU's events lie in the past
+  }
+  void synchronize() override { check_cuda(cudaStreamSynchronize(stream()), "synchronize"); }
+
+  void pointwise(PointwiseOp op, const PointwiseCall& call) override {
+    run_pointwise(stream(), op, call);
+  }
+  void copy(const Tensor& out, const Tensor& in) override {
+    check_on_device("copy", device(), out, in);
+    copy_strided(stream(), out, in);
+  }
+  void fill(const Tensor& out, Scalar value) override {
+    check_on_device("fill", device(), out);
+    fill_strided(stream(), out, value);
+  }
+  void random(const Tensor& out, RandomKind kind, double p, double q,
+              const RandomKey& key) override {
+    check_on_device("random", device(), out);
+    fill_random(stream(), out, kind, p, q, key);
+  }
+
+  // -- reductions and indexing
+  void sum(const Tensor& out, const Tensor& in) override {
+    check_on_device("sum", device(), out, in);
+    sum_dims(stream(), out, in);
+  }
+  void extreme(const Tensor& values, const Tensor& indices, const Tensor& in, int dim,
+               bool largest) override {
+    check_on_device("extreme", device(), values, indices, in);
+    extreme_along(stream(), values, indices, in, dim, largest);
+  }
+  void index_select(const Tensor& out, const Tensor& in, int dim, const Tensor& index) override {
+    check_on_device("index_select", device(), out, in, index);
+    gather_slices(stream(), out, in, dim, index);
+  }
+  void index_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) override {
+    check_on_device("index_add", device(), out, index, in);
+    add_slices(stream(), out, dim, index, in);
+  }
+  void gather(const Tensor& out, const Tensor& in, int dim, const Tensor& index) override {
+    check_on_device("gather", device(), out, in, index);
+    gather_elements(stream(), out, in, dim, index);
+  }
+  void scatter_add(const Tensor& out, int dim, const Tensor& index, const Tensor& in) override {
+    check_on_device("scatter_add", device(), out, index, in);
+    scatter_add_elements(stream(), out, dim, index, in);
+  }
+  void sort(const Tensor& values, const Tensor& indices, const Tensor& in, int dim,
+            bool descending) override {
+    check_on_device("sort", device(), values, indices, in);
+    sort_along(stream(), values, indices, in, dim, descending);
+  }
+  void cumsum(const Tensor& out, const Tensor& in, int dim, bool reverse) override {
+    check_on_device("cumsum", device(), out, in);
+    cumsum_along(stream(), out, in, dim, reverse);
+  }
+
+  // -- dense math
+  void gemm(const GemmCall& call) override {
+    const bool empty = call.m == 0 || call.n == 0 || call.k == 0 || call.batch == 0;
+    if (is_floating(call.dtype) && !empty) {
+      gemm_by_library(stream(), call);
+    } else {
+      gemm_by_kernel(stream(), call);
+    }
+  }
+  bool prefers_channels_last() const override { return false; }
+  void conv2d(const Tensor& y, const Tensor& x, const Tensor& w, const Tensor& bias,
+              const Conv2dParams& params) override {
+    check_on_device("conv2d", device(), y, x, w, bias);
+    conv2d_by_kernel(stream(), y, x, w, bias, params);
+  }
+  void conv2d_input_gradient(const Tensor& gx, const Tensor& gy, const Tensor& w,
+                             const Conv2dParams& params) override {
+    check_on_device("conv2d_input_gradient", device(), gx, gy, w);
+    conv2d_input_gradient_by_kernel(stream(), gx, gy, w, params);
+  }
+  void conv2d_weight_gradient(const Tensor& gw, const Tensor& gbias, const Tensor& gy,
+                              const Tensor& x, const Conv2dParams& params) override {
+    check_on_device("conv2d_weight_gradient", device(), gw, gbias, gy, x);
+    conv2d_weight_gradient_by_kernel(stream(), gw, gbias, gy, x, params);
+  }
+
+  // -- pooling
+  void max_pool2d(const Tensor& y, const Tensor& indices, const Tensor& x,
+                  const Pool2dParams& params) override {
+    check_on_device("max_pool2d", device(), y, indices, x);
+    cuda::max_pool2d(stream(), y, indices, x, params);
+  }
+  void max_pool2d_gradient(const Tensor& gx, const Tensor& gy, const Tensor& indices,
+                           const Pool2dParams& params) override {
+    check_on_device("max_pool2d_gradient", device(), gx, gy, indices);
+    cuda::max_pool2d_gradient(stream(), gx, gy, indices, params);
+  }
+  void avg_pool2d(const Tensor& y, const Tensor& x, const Pool2dParams& params) override {
+    check_on_device("avg_pool2d", device(), y, x);
+    cuda::avg_pool2d(stream(), y, x, params);
+  }
+  void avg_pool2d_gradient(const Tensor& gx, const Tensor& gy,
+                           const Pool2dParams& params) override {
+    check_on_device("avg_pool2d_gradient", device(), gx, gy);
+    cuda::avg_pool2d_gradient(stream(), gx, gy, params);
+  }
+
+  // -- normalisation
+  void batch_statistics(const Tensor& mean, const Tensor& var, const Tensor& x) override {
+    check_on_device("batch_statistics", device(), mean, var, x);
+    cuda::batch_statistics(stream(), mean, var, x);
+  }
+  void batch_norm(const Tensor& y, const Tensor& x, const Tensor& mean, const Tensor& var,
+                  const Tensor& weight, const Tensor& bias, double eps) override {
+    check_on_device("batch_norm", device(), y, x, mean, var, weight, bias);
+    cuda::batch_norm(stream(), y, x, mean, var, weight, bias, eps);
+  }
+  void batch_norm_gradient(const Tensor& gx, const Tensor& gweight, const Tensor& gbias,
+                           const Tensor& gy, const Tensor& x, const Tensor& mean, const Tensor& var,
+                           const Tensor& weight, double eps, bool batch) override {
+    check_on_device("batch_norm_gradient", device(), gx, gweight, gbias, gy, x, mean, var, weight);
+    cuda::batch_norm_gradient(stream(), gx, gweight, gbias, gy, x, mean, var, weight, eps, batch);
+  }
+  void log_softmax(const Tensor& y, const Tensor& x) override {
+    check_on_device("log_softmax", device(), y, x);
+    cuda::log_softmax(stream(), y, x);
+  }
+  void log_softmax_gradient(const Tensor& gx, const Tensor& gy, const Tensor& y) override {
+    check_on_device("log_softmax_gradient", device(), gx, gy, y);
+    cuda::log_softmax_gradient(stream(), gx, gy, y);
+  }
+
+  // -- optimizers
+  void sgd_step(std::span<const OptimizerSegment> segments, const SgdArgs& args) override {
+    cuda::sgd_step(stream(), segments, args);
+  }
+  void adam_step(std::span<const OptimizerSegment> segments, const AdamArgs& args) override {
+    cuda::adam_step(stream(), segments, args);
+  }
+  double sum_of_squares(std::span<const OptimizerSegment> segments) override {
+    return cuda::sum_of_squares(stream(), device(), segments);
+  }
+
+ private:
+  // For every call: the thread's device is this one.
+  cudaStream_t stream() const {
+    make_current(index_);
+    return stream_.get();
+  }
+
+  const int index_;
+  const Stream stream_;
+  MemoryPool memory_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(int index) { return std::make_unique<CudaBackend>(index); }
+
+}  // namespace lockstep::cuda

@@ -1,0 +1,218 @@
+#include "lockstep/engine/cuda/libraries.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include <cublasLt.h>
+#include <fmt/format.h>
+
+#include "lockstep/engine/cuda/status.h"
+#include "lockstep/engine/tensor/check.h"
+
+namespace lockstep::cuda {
+namespace {
+
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+
+void check_blas(cublasStatus_t status, const char* call) {
+  check<Error>(status == CUBLAS_STATUS_SUCCESS, "[gemm] {}: {} ({})", call,
+               cublasLtGetStatusString(status), cublasLtGetStatusName(status));
+}
+
+template <typename Handle, cublasStatus_t (*destroy)(Handle)>
+class Owned {
+ public:
+  Owned() = default;
+  ~Owned() {
+    if (handle_) destroy(handle_);
+  }
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+  Handle* out() { return &handle_; }
+  Handle get() const { return handle_; }
+
+ private:
+  Handle handle_ = nullptr;
+};
+using Operation = Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
+using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+
+struct Types {
+  cudaDataType_t data;
+  cublasComputeType_t compute;
+  cudaDataType_t scale;
+};
+
+Types types_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return {CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F};
+    case DType::kFloat64:
+      return {CUDA_R_64F, CUBLAS_COMPUTE_64F, CUDA_R_64F};
+    case DType::kBFloat16:
+      return {CUDA_R_16BF, CUBLAS_COMPUTE_32F, CUDA_R_32F};
+    case DType::kFloat16:
+      return {CUDA_R_16F, CUBLAS_COMPUTE_32F, CUDA_R_32F};
+    default:
+      no_kernel("gemm", dtype);
+  }
+}
+
+// 16 bytes let the fastest kernels run; views may lie anywhere.
+uint32_t alignment_of(const void* data) {
+  return std::min<uint32_t>(
+      256, uint32_t{1} << __builtin_ctzll(reinterpret_cast<uintptr_t>(data) | 256));
+}
+
+// cublasLt counts columns where we count rows: C^T = B^T A^T. So `b` is its first matrix, and what
+// is a row to us is a column to it.
+struct Descriptors {
+  Operation operation;
+  Layout first, second, result;
+
+  explicit Descriptors(const GemmCall& c) {
+    const Types types = types_of(c.dtype);
+    check_blas(cublasLtMatmulDescCreate(operation.out(), types.compute, types.scale), "describe");
+    set_transpose(CUBLASLT_MATMUL_DESC_TRANSA, c.trans_b);
+    set_transpose(CUBLASLT_MATMUL_DESC_TRANSB, c.trans_a);
+    set_layout(first, types.data, c.trans_b ? c.k : c.n, c.trans_b ? c.n : c.k, c.ldb, c.batch,
+               c.stride_b);
+    set_layout(second, types.data, c.trans_a ? c.m : c.k, c.trans_a ? c.k : c.m, c.lda, c.batch,
+               c.stride_a);
+    set_layout(result, types.data, c.n, c.m, c.ldc, c.batch, c.stride_c);
+  }
+
+ private:
+  void set_transpose(cublasLtMatmulDescAttributes_t which, bool transpose) {
+    const cublasOperation_t value = transpose ? CUBLAS_OP_T : CUBLAS_OP_N;
+    check_blas(cublasLtMatmulDescSetAttribute(operation.get(), which, &value, sizeof value),
+               "describe");
+  }
+  static void set_layout(Layout& layout, cudaDataType_t type, int64_t rows, int64_t columns,
+                         int64_t stride, int64_t batch, int64_t batch_stride) {
+    // Of a single column the stride says nothing, and must still be large enough.
+    check_blas(cublasLtMatrixLayoutCreate(layout.out(), type, static_cast<uint64_t>(rows),
+                                          static_cast<uint64_t>(columns), std::max(stride, rows)),
+               "describe");
+    if (batch == 1) return;
+    const auto count = static_cast<int32_t>(batch);
+    check_blas(cublasLtMatrixLayoutSetAttribute(layout.get(), CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                                                &count, sizeof count),
+               "describe");
+    check_blas(
+        cublasLtMatrixLayoutSetAttribute(layout.get(), CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                         &batch_stride, sizeof batch_stride),
+        "describe");
+  }
+};
+
+// What an algorithm is chosen for.
+using Shape = std::array<int64_t, 16>;
+Shape shape_of(const GemmCall& c) {
+  return {static_cast<int64_t>(c.dtype),
+          c.trans_a,
+          c.trans_b,
+          c.accumulate,
+          c.m,
+          c.n,
+          c.k,
+          c.lda,
+          c.ldb,
+          c.ldc,
+          c.batch,
+          c.stride_a,
+          c.stride_b,
+          c.stride_c,
+          alignment_of(c.a) * 1024 + alignment_of(c.b),
+          alignment_of(c.c)};
+}
+
+// One device's cublasLt: handle, scratch memory, and the algorithms chosen so far. All products go
+// to one stream, so they may share the scratch memory.
+class Blas {
+ public:
+  void run(cudaStream_t stream, const GemmCall& c) {
+    const std::lock_guard lock(mutex_);
+    if (!handle_.get()) start(stream);
+    const Descriptors d(c);
+    const Shape shape = shape_of(c);
+    auto found = algorithms_.find(shape);
+    if (found == algorithms_.end()) found = algorithms_.emplace(shape, choose(c, d)).first;
+    const float one = 1, beta = c.accumulate ? 1 : 0;
+    const double one64 = 1, beta64 = beta;
+    const bool wide = c.dtype == DType::kFloat64;
+    check_blas(cublasLtMatmul(handle_.get(), d.operation.get(),
+                              wide ? static_cast<const void*>(&one64) : &one, c.b, d.first.get(),
+                              c.a, d.second.get(), wide ? static_cast<const void*>(&beta64) : &beta,
+                              c.c, d.result.get(), c.c, d.result.get(), &found->second, workspace_,
+                              kWorkspaceBytes, stream),
+               "cublasLtMatmul");
+  }
+
+ private:
+  void start(cudaStream_t stream) {
+    if (!workspace_) {
+      check_cuda(cudaMallocAsync(&workspace_, kWorkspaceBytes, stream), "cublasLt's workspace");
+    }
+    check_blas(cublasLtCreate(handle_.out()), "cublasLtCreate");
+  }
+
+  // The heuristic's first choice among those that add up in a fixed order: the same on every run.
+  cublasLtMatmulAlgo_t choose(const GemmCall& c, const Descriptors& d) const {
+    Preference preference;
+    check_blas(cublasLtMatmulPreferenceCreate(preference.out()), "prefer");
+    const auto set = [&](cublasLtMatmulPreferenceAttributes_t which, const auto& value) {
+      check_blas(
+          cublasLtMatmulPreferenceSetAttribute(preference.get(), which, &value, sizeof value),
+          "prefer");
+    };
+    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspaceBytes});
+    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(c.b));
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(c.a));
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(c.c));
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(c.c));
+    cublasLtMatmulHeuristicResult_t result{};
+    int count = 0;
+    check_blas(cublasLtMatmulAlgoGetHeuristic(handle_.get(), d.operation.get(), d.first.get(),
+                                              d.second.get(), d.result.get(), d.result.get(),
+                                              preference.get(), 1, &result, &count),
+               "choose an algorithm");
+    check<Error>(count > 0,
+                 "[gemm] cublasLt has no algorithm for {} matrices of {} x {} x {} (batch {})",
+                 name_of(c.dtype), c.m, c.k, c.n, c.batch);
+    return result.algo;
+  }
+
+  std::mutex mutex_;
+  Owned<cublasLtHandle_t, cublasLtDestroy> handle_;
+  void* workspace_ = nullptr;  // kept as long as the process
+  std::map<Shape, cublasLtMatmulAlgo_t> algorithms_;
+};
+
+}  // namespace
+
+void gemm_by_library(cudaStream_t stream, const GemmCall& call) {
+  static auto* devices = new std::map<int, Blas>;  // outlives every static tensor
+  static std::mutex mutex;
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  Blas* blas = nullptr;
+  {
+    const std::lock_guard lock(mutex);
+    blas = &(*devices)[device];
+  }
+  blas->run(stream, call);
+}
+
+Facts library_facts() {
+  const size_t v = cublasLtGetVersion();
+  return {{"cuBLASLt", fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100)}};
+}
+
+}  // namespace lockstep::cuda
