@@ -70,7 +70,8 @@ struct Loader::State {
     step.micros.reserve(plan.micros.size());
     for (auto& micro : plan.micros) {
       Batch batch = dataset_.get(micro.samples);
-      step.micros.push_back({std::move(batch.x), std::move(batch.y), micro.index, batch.samples});
+      step.micros.push_back(
+          {batch.x.to(options_.device), batch.y.to(options_.device), micro.index, batch.samples});
     }
     return step;
   }

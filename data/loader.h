@@ -18,6 +18,7 @@ class Loader {
     int64_t first = 0;
     int64_t last = 0;
     int prefetch = 2;  // finished steps kept ready, at least 1
+    Device device{};   // where their tensors go
   };
 
   Loader(const Dataset& dataset, Sampler sampler, Options options);

@@ -5,6 +5,7 @@
 
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/backend.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 
@@ -27,6 +28,10 @@ Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extra
       device_(parameters.front().second.device()),
       extras_(extras),
       reduction_(reduction ? std::move(reduction) : make_all_reduction()) {
+  check<Error>(device_.is_cpu() || !reduction_->needs_host_memory(),
+               "[data_parallel] compression and communication hooks need gradients on the cpu, and "
+               "{} is on {}; leave them out, or use --device cpu",
+               parameters.front().first, device_.str());
   std::vector<std::string> names;
   for (const auto& [name, p] : parameters) {
     names.push_back(name);
@@ -75,7 +80,7 @@ Tensor Bucket::place(const Entry& entry, const std::shared_ptr<Memory>& memory,
                      int64_t slot) const {
   char* data = static_cast<char*>(memory->data()) +
                static_cast<size_t>(slot * stride_ + entry.offset) * size_of(dtype_);
-  return from_memory(data, entry.parameter.sizes(), dtype_, memory);
+  return from_memory(data, entry.parameter.sizes(), dtype_, memory, device_);
 }
 
 Buffer Bucket::parameter_buffer() const {
@@ -89,7 +94,7 @@ Buffer Bucket::gradient_buffer() const {
 }
 
 Tensor Bucket::gradients() const {
-  return from_memory(gradient_memory_->data(), {trailer_}, dtype_, gradient_memory_);
+  return from_memory(gradient_memory_->data(), {trailer_}, dtype_, gradient_memory_, device_);
 }
 
 Buffer Bucket::trailer_buffer() const {
@@ -241,19 +246,25 @@ bool Bucket::mark_ready(size_t index) {
 
 template <typename T>
 void Bucket::write_trailer(bool poisoned, std::span<const double> extras) {
-  T* trailer = gradients<T>() + trailer_;
+  std::vector<T> trailer;
+  trailer.reserve(static_cast<size_t>(elements_ - trailer_));
   for (const Entry& entry : entries_) {
     const bool here =
         reduction_->schedule() != nullptr ? entry.contributed : entry.slot->state != State::kEmpty;
-    *trailer++ = here ? T(1) : T(0);
+    trailer.push_back(here ? T(1) : T(0));
   }
-  *trailer++ = poisoned ? T(1) : T(0);
-  for (double extra : extras) *trailer++ = static_cast<T>(extra);
+  trailer.push_back(poisoned ? T(1) : T(0));
+  for (double extra : extras) trailer.push_back(static_cast<T>(extra));
+  const Buffer target = trailer_buffer();
+  backend_of(device_).copy_from_host(target.data, trailer.data(), target.bytes());
 }
 
 template <typename T>
 Bucket::Outcome Bucket::read_trailer() {
-  const T* trailer = gradients<T>() + trailer_;
+  const Buffer source = trailer_buffer();
+  std::vector<T> values(static_cast<size_t>(source.count));
+  backend_of(device_).copy_to_host(values.data(), source.data, source.bytes());
+  const T* trailer = values.data();
   Outcome outcome;
   for (Entry& entry : entries_) {
     const bool contributed = *trailer++ > T(0);

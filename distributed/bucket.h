@@ -107,10 +107,6 @@ class Bucket {
 
  private:
   template <typename T>
-  T* gradients() const {
-    return static_cast<T*>(gradient_memory_->data());
-  }
-  template <typename T>
   void write_trailer(bool poisoned, std::span<const double> extras);
   template <typename T>
   Outcome read_trailer();

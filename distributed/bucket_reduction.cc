@@ -1,15 +1,17 @@
 #include "lockstep/distributed/bucket_reduction.h"
 
-#include <cstring>
 #include <utility>
 
 #include "lockstep/distributed/bucket.h"
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/tensor/factory.h"
 
 namespace lockstep::distributed {
 namespace {
 
 class AllReduction final : public BucketReduction {
  public:
+  bool needs_host_memory() const override { return false; }
   void launch(ProcessGroup& group, const Bucket& bucket) override {
     issue(group.all_reduce(bucket.gradient_buffer()));
   }
@@ -20,6 +22,7 @@ class CanonicalReduction final : public BucketReduction {
   CanonicalReduction(std::shared_ptr<const CanonicalPlan> plan, int rank, int parts)
       : plan_(std::move(plan)), share_(plan_->share(rank)), parts_(parts) {}
 
+  bool needs_host_memory() const override { return false; }
   int slots() const override { return plan_->slots(); }
   int parts() const override { return parts_; }
   const std::vector<CanonicalPlan::Leaf>* schedule() const override { return &share_.leaves; }
@@ -28,15 +31,16 @@ class CanonicalReduction final : public BucketReduction {
   // others.
   void launch(ProcessGroup& group, const Bucket& bucket) override {
     const Buffer slots = bucket.slots_buffer();
-    const Buffer first = bucket.gradient_buffer();
     const size_t width = size_of(slots.dtype);
     const size_t begin = static_cast<size_t>(bucket.trailer_offset()) * width;
     const size_t stride = slots.bytes() / static_cast<size_t>(plan_->slots());
+    const int64_t trailer_count = bucket.trailer_buffer().count;
+    const autograd::NoGrad no_grad;
     for (const auto& piece : share_.pieces) {
       if (piece.slot == 0) continue;
-      std::memset(
-          static_cast<std::byte*>(slots.data) + static_cast<size_t>(piece.slot) * stride + begin, 0,
-          first.bytes() - begin);
+      std::byte* const trailer =
+          static_cast<std::byte*>(slots.data) + static_cast<size_t>(piece.slot) * stride + begin;
+      from_memory(trailer, {trailer_count}, slots.dtype, nullptr, slots.device).zero_();
     }
     issue(group.canonical_sum(slots, plan_));
   }

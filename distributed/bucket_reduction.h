@@ -40,6 +40,10 @@ class BucketReduction {
   // its own, which says where its gradients go and what is added up then.
   virtual const std::vector<CanonicalPlan::Leaf>* schedule() const { return nullptr; }
 
+  // Whether it reads and writes gradients itself, which takes host memory. What only issues
+  // collectives and ops on tensors works on every device.
+  virtual bool needs_host_memory() const { return true; }
+
   // At the end of the bucket's construction, to allocate memory of the group.
   virtual void attach(ProcessGroup& /*group*/, const Bucket& /*bucket*/) {}
 

@@ -4,7 +4,9 @@
 #include <cstring>
 
 #include "lockstep/distributed/canonical_sum.h"
+#include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
 
 namespace lockstep::distributed {
 
@@ -185,9 +187,15 @@ void check_arguments(const Collective& c, int rank, int size) {
 }
 
 void copy_in_to_out(const Collective& c) {
-  if (c.in.count > 0 && c.in.data != c.out.data) {
+  if (c.in.count == 0 || c.in.data == c.out.data) return;
+  if (c.in.device.is_cpu()) {
     std::memcpy(c.out.data, c.in.data, c.in.bytes());
+    return;
   }
+  const autograd::NoGrad no_grad;
+  const Dims sizes = {static_cast<int64_t>(c.in.bytes())};
+  from_memory(c.out.data, sizes, DType::kUInt8, nullptr, c.out.device)
+      .copy_(from_memory(c.in.data, sizes, DType::kUInt8, nullptr, c.in.device));
 }
 
 }  // namespace lockstep::distributed

@@ -54,6 +54,14 @@ DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
     plan_ = std::make_shared<const CanonicalPlan>(shards, group_->size());
   }
   check(!parameters_.empty(), "[data_parallel] the model has no parameters");
+  for (const NamedTensors* list : {&parameters_, &buffers_}) {
+    for (const auto& [name, t] : *list) {
+      check<Error>(t.device() == parameters_.front().second.device(),
+                   "[data_parallel] {} is on {} and {} on {}; move the whole model to one device",
+                   parameters_.front().first, parameters_.front().second.device().str(), name,
+                   t.device().str());
+    }
+  }
   auto weights = std::make_shared<NamedTensors>(parameters_);
   weights->insert(weights->end(), buffers_.begin(), buffers_.end());
   weights_ = std::move(weights);
@@ -89,8 +97,8 @@ DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
   if (plan_ && !flat_buffers_.empty()) {
     std::vector<Tensor> runs;
     for (const auto& flat : flat_buffers_) {
-      runs.push_back(
-          from_memory(flat.buffer.data, {flat.buffer.count}, flat.buffer.dtype, flat.memory));
+      runs.push_back(from_memory(flat.buffer.data, {flat.buffer.count}, flat.buffer.dtype,
+                                 flat.memory, flat.buffer.device));
     }
     shard_buffers_ = std::make_unique<ShardBuffers>(group_, runs, plan_);
   }
@@ -106,16 +114,17 @@ void DataParallel::move_buffers() {
     int64_t elements = 0;
     for (const auto& [name, t] : buffers_) elements += t.dtype() == dtype ? t.numel() : 0;
     if (elements == 0) continue;
-    const auto memory = group_->allocate(static_cast<size_t>(elements) * size_of(dtype), Device{});
+    const Device device = buffers_.front().second.device();
+    const auto memory = group_->allocate(static_cast<size_t>(elements) * size_of(dtype), device);
     char* at = static_cast<char*>(memory->data());
     for (const auto& [name, t] : buffers_) {
       if (t.dtype() != dtype) continue;
-      const Tensor home = from_memory(at, t.sizes(), dtype, memory);
+      const Tensor home = from_memory(at, t.sizes(), dtype, memory, device);
       home.copy_(t);
       t.set_data(home);
       at += static_cast<size_t>(t.numel()) * size_of(dtype);
     }
-    flat_buffers_.push_back({memory, {memory->data(), elements, dtype, Device{}}});
+    flat_buffers_.push_back({memory, {memory->data(), elements, dtype, device}});
   }
 }
 

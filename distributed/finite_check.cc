@@ -5,6 +5,8 @@
 
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/finite_kernels.h"
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::distributed {
@@ -46,23 +48,50 @@ int64_t first_non_finite(const Tensor& tensor) {
   return tensor.dtype() == DType::kFloat64 ? find<double>(tensor) : find<float>(tensor);
 }
 
-void FiniteCheck::begin() { findings_.clear(); }
+void FiniteCheck::begin() {
+  findings_.clear();
+  asked_.clear();
+}
 
 void FiniteCheck::look(const std::string& parameter, const Tensor& gradient) {
   if (!enabled_) return;
+  if (!gradient.device().is_cpu()) {
+    // The device is asked now, while the gradient is this rank's own, and answers later. A sum of
+    // zeros is 0, and NaN if one of them came from NaN or infinity.
+    const autograd::NoGrad no_grad;
+    if (gradient.numel() > 0) asked_.emplace_back(parameter, sum(mul(gradient, 0.0)));
+    return;
+  }
   const Tensor dense = gradient.contiguous();
   const int64_t at = first_non_finite(dense);
   if (at < 0) return;
+  const double value = element(dense, at);
+  add(parameter, fmt::format("{} at element {}",
+                             std::isnan(value) ? "nan"
+                             : value > 0       ? "inf"
+                                               : "-inf",
+                             at));
+}
+
+void FiniteCheck::add(const std::string& parameter, const std::string& what) {
   const bool known = std::any_of(findings_.begin(), findings_.end(), [&](const std::string& one) {
     return one.starts_with(parameter + "\t");
   });
-  if (known) return;
-  const double value = element(dense, at);
-  findings_.push_back(fmt::format("{}\t{} at element {}", parameter,
-                                  std::isnan(value) ? "nan"
-                                  : value > 0       ? "inf"
-                                                    : "-inf",
-                                  at));
+  if (!known) findings_.push_back(parameter + "\t" + what);
+}
+
+bool FiniteCheck::found() {
+  if (!asked_.empty()) {
+    const autograd::NoGrad no_grad;
+    std::vector<Tensor> answers;
+    for (const auto& [parameter, answer] : asked_) answers.push_back(answer.to(DType::kFloat64));
+    const std::vector<double> values = stack(answers, 0).to_vector();  // one copy, one wait
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (values[i] != 0.0) add(asked_[i].first, "nan or inf on " + answers[i].device().str());
+    }
+    asked_.clear();
+  }
+  return !findings_.empty();
 }
 
 void FiniteCheck::fail(ProcessGroup& group, const std::string& step) const {

@@ -27,15 +27,18 @@ class FiniteCheck {
 
   void begin();  // a new reduction
   void look(const std::string& parameter, const Tensor& gradient);
-  bool found() const { return !findings_.empty(); }
+  bool found();  // waits for a device's answers
 
   // Collective, on all ranks once one has found something: throws DistributedError with what all
   // have found. `step` as in "step 31".
   [[noreturn]] void fail(ProcessGroup& group, const std::string& step) const;
 
  private:
+  void add(const std::string& parameter, const std::string& what);
+
   bool enabled_;
-  std::vector<std::string> findings_;  // "fc.weight\tnan at element 17"
+  std::vector<std::pair<std::string, Tensor>> asked_;  // of a device: not 0 if something is there
+  std::vector<std::string> findings_;                  // "fc.weight\tnan at element 17"
 };
 
 }  // namespace lockstep::distributed

@@ -195,7 +195,7 @@ class MpiGroup final : public ProcessGroup {
     if (handler_ || across_) start_ticking();
   }
 
-  bool wait_for_peers_to_fail(std::chrono::milliseconds timeout) noexcept {
+  bool wait_for_peers_to_fail(std::chrono::milliseconds timeout) noexcept override {
     const auto deadline = Clock::now() + timeout;
     mpi_runtime::mark_failed();
     try {
@@ -477,11 +477,6 @@ std::shared_ptr<ProcessGroup> make_mpi_group() {
   }
   auto team = std::make_unique<NodeTeam>(std::move(control), layout.index, std::move(members));
   return std::make_shared<MpiGroup>(comm, leaders, alarms, std::move(layout), std::move(team));
-}
-
-bool wait_for_peers_to_fail(ProcessGroup& group, std::chrono::milliseconds timeout) noexcept {
-  auto* mpi = dynamic_cast<MpiGroup*>(&group);
-  return mpi == nullptr || mpi->wait_for_peers_to_fail(timeout);
 }
 
 }  // namespace lockstep::distributed

@@ -145,5 +145,13 @@ void finalize() {
 
 void mark_failed() noexcept { g_failed = true; }
 
+std::string library_version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  const std::string all(text, static_cast<size_t>(length));
+  return all.substr(0, all.find_first_of("\n,"));
+}
+
 }  // namespace mpi_runtime
 }  // namespace lockstep::distributed

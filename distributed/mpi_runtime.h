@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 // MPI as a resource of the process: started once, under a launcher only (it costs 0.3 s), and ended
 // only when all went well. No header of MPI is needed to use this one.
@@ -8,7 +9,7 @@
 // How a job ends (launch does this):
 //  - All went well: destroy the groups, then finalize(), then return from main.
 //  - This rank failed: group.abort(reason), report, then
-//      wait_for_peers_to_fail(group, 3 s)      // mpi_group.h
+//      group.wait_for_peers_to_fail(3 s)       // process_group.h
 //    and leave with a non-zero code through std::_Exit after flushing the streams. The wait lets
 //    the peers report their own errors before the launcher, which notices the first rank to go,
 //    signals the others (Open MPI: SIGTERM one second later). finalize() does nothing after a
@@ -38,6 +39,9 @@ int world_size();
 // Ends MPI if initialize() started it and no failure was marked. Collective: it waits until every
 // rank ends well. Idempotent.
 void finalize();
+
+// Which MPI this is, in its own words, one line. Needs no initialize().
+std::string library_version();
 
 // From now on finalize() does nothing. Groups call it when they are aborted.
 void mark_failed() noexcept;

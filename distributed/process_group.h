@@ -162,7 +162,7 @@ class ProcessGroup {
 
   // What this rank is doing from now on, and in which step (-1: none); a note for peers that miss
   // it, cheap. The step goes into the labels, too.
-  void set_activity(Phase phase, int64_t step);
+  virtual void set_activity(Phase phase, int64_t step);
   void set_activity(Phase phase) { set_activity(phase, step_); }  // in the same step
   // An activity for a while.
   class ActivityScope {
@@ -192,7 +192,15 @@ class ProcessGroup {
 
   // The last 2,000 collectives of this rank as JSON, with `reason`. Any thread. Throws DataError.
   // A world of one keeps none and writes nothing.
-  void write_flight_record(const std::filesystem::path& file, const std::string& reason) const;
+  virtual void write_flight_record(const std::filesystem::path& file,
+                                   const std::string& reason) const;
+
+  // For a rank that has failed and reported it: waits until every peer has called this too or is
+  // gone, so that a launcher that ends the job with its first rank cuts nobody short. False if
+  // `timeout` came first; true at once where ranks are not processes. See mpi_runtime.h.
+  virtual bool wait_for_peers_to_fail(std::chrono::milliseconds /*timeout*/) noexcept {
+    return true;
+  }
 
  protected:
   ProcessGroup(int rank, int size);

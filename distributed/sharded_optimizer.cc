@@ -45,6 +45,11 @@ ShardedOptimizerBase::ShardedOptimizerBase(DataParallel& replicas,
     }
   }
   check(!groups.empty(), "optimizer got an empty parameter list");
+  for (const Piece& piece : pieces_) {
+    check<Error>(piece.parameter.device().is_cpu(),
+                 "[sharded_optimizer] parameters are on {}; it works on the cpu only so far",
+                 piece.parameter.device().str());
+  }
   const int size = replicas.group().size();
   for (const Bucket* bucket : replicas.buckets()) {
     check(bucket->parts() == size,

@@ -13,6 +13,7 @@ void train(launch::Job& job) {
   const data::TensorDataset points(x, y);
 
   nn::Linear line(1, 1);
+  line.to(job.device());
   distributed::DataParallel replicas(
       line, job.group(), {.reduction = job.reduction(), .compression = job.compression()});
   optim::SGD sgd(line.parameters(), {.lr = 0.1});

@@ -38,9 +38,10 @@ int64_t count_correct(const Tensor& logits, const data::Batch& batch) {
             is_floating(logits.dtype()),
         "[evaluate] the function must return floating-point logits of shape ({}, classes), got {}",
         batch.size(), logits.defined() ? logits.sizes().str() : "an undefined tensor");
-  const Tensor labels = batch.y.to(DType::kInt64).contiguous();
-  if (logits.dtype() == DType::kFloat64) return count_correct<double>(logits.contiguous(), labels);
-  return count_correct<float>(logits.to(DType::kFloat32).contiguous(), labels);
+  const Tensor labels = batch.y.to(Device{}).to(DType::kInt64).contiguous();
+  const Tensor values = logits.to(Device{});
+  if (values.dtype() == DType::kFloat64) return count_correct<double>(values.contiguous(), labels);
+  return count_correct<float>(values.to(DType::kFloat32).contiguous(), labels);
 }
 
 // Calls `measure(batch, metrics)` for the batches of this rank's share of `dataset`, a contiguous
@@ -59,7 +60,9 @@ distributed::MetricValues measure_all(Job& job, const data::Dataset& dataset, in
   for (int64_t at = mine.begin; at < mine.end; at += batch_size) {
     indices.clear();
     for (int64_t i = at; i < std::min(at + batch_size, mine.end); ++i) indices.push_back(i);
-    const auto batch = dataset.get(indices);
+    auto batch = dataset.get(indices);
+    batch.x = batch.x.to(job.device());
+    batch.y = batch.y.to(job.device());
     measure(batch, metrics);
     metrics.sum("samples", static_cast<double>(batch.size()));  // exact below 2^53
   }

@@ -13,6 +13,8 @@
 #include "lockstep/distributed/collective.h"
 #include "lockstep/distributed/compression.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/launch/device_choice.h"
+#include "lockstep/launch/environment.h"
 #include "lockstep/launch/job_state.h"
 #include "lockstep/launch/log.h"
 #include "lockstep/launch/weights_hash.h"
@@ -64,6 +66,7 @@ std::string common_hash(distributed::ProcessGroup& group, const NamedTensors& we
 
 Job::Job(CommandLine line, std::shared_ptr<distributed::ProcessGroup> group)
     : state_(std::make_unique<State>(std::move(line), std::move(group))) {
+  state_->device = choose_device(options().device, read_environment().local_rank);
   state_->group->set_activity(distributed::Phase::kStarting, -1);
 }
 
@@ -78,7 +81,7 @@ std::filesystem::path Job::data_dir() const {
   return data::distribution_data_dir();
 }
 
-Device Job::device() const { return Device::parse(options().device); }
+Device Job::device() const { return state_->device; }
 
 distributed::ReductionChoice Job::reduction() const {
   return {distributed::parse_reduction_mode(options().reduction), options().virtual_shards};

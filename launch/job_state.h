@@ -24,6 +24,7 @@ struct Job::State {
 
   CommandLine line;
   std::shared_ptr<distributed::ProcessGroup> group;
+  Device device;
 
   bool steps_given = false;
   int64_t steps = 0;

@@ -136,7 +136,6 @@ void check_available(const CLI::App& app, const Options& o) {
     fail<UsageError>("[options] {} is not available in Lockstep {}; {}", what, LOCKSTEP_VERSION,
                      instead);
   };
-  if (o.device != "cpu") refuse("--device " + o.device, "use --device cpu");
   if (o.group == "nccl") refuse("--group nccl", "use --group auto");
   if (o.precision != "fp32") refuse("--precision " + o.precision, "use --precision fp32");
   if (o.matmul_precision != "highest") {

@@ -14,6 +14,7 @@
 
 #include "lockstep/distributed/mpi_group.h"
 #include "lockstep/distributed/mpi_runtime.h"
+#include "lockstep/distributed/staged_group.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/exception_text.h"
 #include "lockstep/engine/tensor/random.h"
@@ -64,7 +65,8 @@ std::shared_ptr<distributed::ProcessGroup> make_group(const Options& o, const En
   if (o.group == "auto" && alone) return distributed::make_single_group();
   distributed::mpi_runtime::initialize({.rank = env.launched() ? env.rank : -1,
                                         .size = env.launched() && env.size > 0 ? env.size : -1});
-  return distributed::make_mpi_group();
+  auto group = distributed::make_mpi_group();
+  return o.device == "cpu" ? group : distributed::make_staged_group(std::move(group));
 }
 
 void train_and_report(const CommandLine& line,
@@ -122,7 +124,7 @@ int fail_together(distributed::ProcessGroup& group, const Options& options,
   alarm(kLastResort);
   group.abort(reason);
   write_flight_record(group, options, reason);
-  distributed::wait_for_peers_to_fail(group, kPeersPatience);
+  group.wait_for_peers_to_fail(kPeersPatience);
   log::flush();
   std::fflush(nullptr);
   if (distributed::mpi_runtime::initialized()) std::_Exit(kFailed);

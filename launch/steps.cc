@@ -80,7 +80,7 @@ struct Steps::State {
   State(Job& job, const data::Dataset& dataset, const data::Sampler& sampler)
       : job(*job.state_),
         total(total_steps(job.options(), sampler.steps_per_epoch())),
-        loader(dataset, sampler, {.first = 0, .last = total}) {
+        loader(dataset, sampler, {.first = 0, .last = total, .device = job.device()}) {
     if (job.rank() == 0) {
       progress.emplace(Progress::Options{.steps_per_epoch = sampler.steps_per_epoch(),
                                          .total_steps = total,

@@ -108,7 +108,7 @@ std::string generate(Gpt& net, const std::string& prompt, int64_t count, double 
     const auto x = empty({1, static_cast<int64_t>(seen)}, {DType::kInt64});
     std::transform(text.end() - static_cast<std::ptrdiff_t>(seen), text.end(), x.data<int64_t>(),
                    [](char c) { return static_cast<uint8_t>(c); });
-    const auto logits = net.forward(x).select(1, -1).flatten();
+    const auto logits = net.forward(x.to(net.device())).select(1, -1).flatten();
     const auto probabilities = softmax(mul(logits, 1.0 / temperature), 0).to_vector();
     double left = rand({1}).item();
     size_t byte = 0;

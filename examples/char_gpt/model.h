@@ -29,6 +29,7 @@ class Gpt : public lockstep::nn::Layer {
   // The mean cross entropy of the next bytes `y`, in nats per byte.
   lockstep::Tensor loss(const lockstep::Tensor& x, const lockstep::Tensor& y);
   int64_t context() const { return context_; }
+  lockstep::Device device() const { return embedding_.weight.device(); }
 
  private:
   int64_t context_;

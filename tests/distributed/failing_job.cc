@@ -68,7 +68,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "failed: %s\n", error.what());
     if (group) {
       group->abort(error.what());
-      distributed::wait_for_peers_to_fail(*group, std::chrono::seconds(3));
+      group->wait_for_peers_to_fail(std::chrono::seconds(3));
     }
     std::fflush(nullptr);
     std::_Exit(1);

@@ -52,7 +52,7 @@ TEST_P(BrokenMpiGroup, EndsEverywhere) {
   const auto group = make();
   ASSERT_GT(group->size(), 1) << "needs peers";
   std::get<1>(GetParam()).run(*group);
-  EXPECT_TRUE(wait_for_peers_to_fail(*group, std::chrono::seconds(3)));
+  EXPECT_TRUE(group->wait_for_peers_to_fail(std::chrono::seconds(3)));
 }
 
 std::string case_name(const ::testing::TestParamInfo<std::tuple<Layout, Case>>& info) {
@@ -81,7 +81,7 @@ TEST_F(MpiGroups, CanonicalSumNeedsTheGroupsMemory) {
           .wait();
     });
     EXPECT_NE(text.find("must lie in memory of the group"), std::string::npos) << text;
-    EXPECT_TRUE(wait_for_peers_to_fail(*group, std::chrono::seconds(3)));
+    EXPECT_TRUE(group->wait_for_peers_to_fail(std::chrono::seconds(3)));
   }
 }
 

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include "lockstep/launch/device_choice.h"
+
 namespace lockstep::launch {
 namespace {
 
@@ -140,7 +142,7 @@ const std::vector<BadLine> kBad = {
      {"--powersgd-start -1"}},
     {"UnknownDevice", {"--device", "tpu"}, {"--device", "tpu"}},
     {"UnknownGroup", {"--group", "gloo"}, {"--group", "gloo"}},
-    {"Cuda", {"--device", "cuda"}, {"--device cuda", "not available"}},
+    {"CudaIndex", {"--device", "cuda:1"}, {"--device", "cuda:1"}},
     {"Nccl", {"--group", "nccl"}, {"--group nccl", "not available"}},
     {"ShardsWithoutBitwise",
      {"--virtual-shards", "16"},
@@ -163,6 +165,28 @@ const std::vector<BadLine> kBad = {
 
 INSTANTIATE_TEST_SUITE_P(Table, OptionsBad, testing::ValuesIn(kBad),
                          [](const auto& info) { return std::string(info.param.what); });
+
+TEST(ChooseDevice, GivesEveryRankOfAMachineAGpuInTurns) {
+  EXPECT_EQ(choose_device("cuda", -1, 1, "").str(), "cuda:0");
+  EXPECT_EQ(choose_device("cuda", 0, 8, "").str(), "cuda:0");
+  EXPECT_EQ(choose_device("cuda", 7, 8, "").str(), "cuda:7");
+  EXPECT_EQ(choose_device("cuda", 8, 8, "").str(), "cuda:0");
+  EXPECT_EQ(choose_device("cuda", 5, 1, "").str(), "cuda:0");  // or each rank sees its own only
+  EXPECT_EQ(choose_device("cpu", 3, 0, "no driver").str(), "cpu");
+}
+
+TEST(ChooseDevice, SaysWhyThereIsNoGpu) {
+  try {
+    choose_device("cuda", 0, 0, "the moon is in the way");
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    for (const char* part :
+         {"--device cuda", "the moon is in the way", "lockstep doctor", "--device cpu"}) {
+      EXPECT_NE(text.find(part), std::string::npos) << text;
+    }
+  }
+}
 
 TEST(Options, EpochsReplaceTheProgramsOwnSteps) {
   Options defaults;
