@@ -1,0 +1,183 @@
+// Memory, copies, streams and random numbers of the CUDA backend.
+#include "lockstep/engine/backend.h"
+
+#include <limits>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "lockstep/engine/ops/ops.h"
+#include "lockstep/engine/plugin.h"
+#include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/memory.h"
+#include "lockstep/engine/tensor/random.h"
+
+namespace lockstep {
+namespace {
+
+const Device kCuda{DeviceType::kCuda, 0};
+
+std::string text_of_error(const std::function<void()>& run) {
+  try {
+    run();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(CudaBackend, ThereIsADevice) {
+  ASSERT_GT(cuda_status().devices, 0) << cuda_status().why;
+  EXPECT_EQ(backend_of(kCuda).device(), kCuda);
+}
+
+TEST(CudaBackend, IndexBeyondTheLastDeviceIsAnError) {
+  const auto index = static_cast<int16_t>(cuda_status().devices);
+  const std::string text = text_of_error([&] {
+    zeros({1}, {.device = {DeviceType::kCuda, index}});
+  });
+  EXPECT_NE(text.find("is unavailable: there "), std::string::npos) << text;
+  EXPECT_NE(text.find("cuda:0"), std::string::npos) << text;
+}
+
+TEST(CudaBackend, CopiesThereAndBackUnchanged) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16,
+                            DType::kInt64, DType::kInt32, DType::kUInt8, DType::kBool}) {
+    for (const int64_t n : {0, 1, 7, 1000}) {
+      const Tensor x = arange(0, static_cast<double>(n), 1).to(dtype);
+      const Tensor y = x.to(kCuda);
+      EXPECT_EQ(y.device(), kCuda);
+      EXPECT_EQ(y.dtype(), dtype);
+      EXPECT_EQ(y.to(Device{}).to_vector(), x.to_vector()) << name_of(dtype) << " " << n;
+    }
+  }
+}
+
+TEST(CudaBackend, ConvertsAsTheCpuDoes) {
+  const double big = 1e30, inf = std::numeric_limits<double>::infinity();
+  const Tensor values = tensor({0.0, -0.0, 1.5, -2.5, 3.0e-8, 65504.0, 65519.0, 65520.0, big, -inf,
+                                std::numeric_limits<double>::quiet_NaN()});
+  for (const DType from : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}) {
+    for (const DType to :
+         {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16, DType::kBool}) {
+      const Tensor x = values.to(from);
+      const auto expected = x.to(to).to_vector(), got = x.to(kCuda).to(to).to_vector();
+      ASSERT_EQ(got.size(), expected.size());
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_TRUE(got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i])))
+            << name_of(from) << " to " << name_of(to) << ": " << got[i] << ", not " << expected[i];
+      }
+    }
+  }
+}
+
+TEST(CudaBackend, StridedCopiesAndFills) {
+  const Tensor x = arange(0, 2 * 3 * 5 * 4, 1).view({2, 3, 5, 4});
+  const Tensor y = x.to(kCuda);
+  EXPECT_EQ(y.permute({3, 1, 0, 2}).contiguous().to_vector(),
+            x.permute({3, 1, 0, 2}).contiguous().to_vector());
+  EXPECT_EQ(y.slice(2, 1, 5, 2).contiguous().to_vector(),
+            x.slice(2, 1, 5, 2).contiguous().to_vector());
+  for (const Tensor& t : {x, y}) t.transpose(0, 3).slice(0, 1, 4, 2).fill_(-1);
+  EXPECT_EQ(y.to_vector(), x.to_vector());
+}
+
+TEST(CudaBackend, RandomNumbersAreTheCpus) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    for (const int64_t n : {1, 5, 4097}) {
+      manual_seed(11);
+      const auto uniform = rand({n}, {dtype}).to_vector();
+      const auto normal = randn({n}, {dtype}).to_vector();
+      manual_seed(11);
+      const auto cuda_uniform = rand({n}, {dtype, kCuda}).to_vector();
+      const auto cuda_normal = randn({n}, {dtype, kCuda}).to_vector();
+      EXPECT_EQ(cuda_uniform, uniform);
+      const double ulp = dtype == DType::kFloat32 ? 1.2e-7 : 4e-15;
+      for (size_t i = 0; i < normal.size(); ++i) {
+        EXPECT_NEAR(cuda_normal[i], normal[i], ulp * std::max(1.0, std::fabs(normal[i])));
+      }
+    }
+  }
+}
+
+TEST(CudaBackend, TensorsOfTwoDevicesAreAnError) {
+  const Tensor here = ones({2, 2}), there = here.to(kCuda), at = tensor({0, 1});
+  const std::vector<std::function<void()>> uses = {
+      [&] { add(here, there); },
+      [&] { there.mul_(here); },
+      [&] { matmul(there, here); },
+      [&] {
+        cat({here, there});
+      },
+      [&] { index_select(there, 0, at); },
+      [&] {
+        gather(here, 0, zeros({1, 2}, {DType::kInt64, kCuda}));
+      },
+      [&] {
+        conv2d(there.view({1, 1, 2, 2}), ones({1, 1, 1, 1}));
+      },
+      [&] { log_softmax(where(gt(there, 0), here, here), 0); },
+      [&] { embedding(at.to(kCuda), here); },
+  };
+  for (size_t i = 0; i < uses.size(); ++i) {
+    const std::string text = text_of_error(uses[i]);
+    EXPECT_NE(text.find("Expected all tensors to be on the same device, but found at least two "
+                        "devices, c"),
+              std::string::npos)
+        << i << ": " << text;
+  }
+  // Indices may stay on the CPU; and what they index there needs them there.
+  EXPECT_EQ(there.index({at, at}).to_vector(), (std::vector<double>{1, 1}));
+  EXPECT_NE(text_of_error([&] {
+              here.index({at.to(kCuda)});
+            }).find("indices should be either on cpu or on the same device"),
+            std::string::npos);
+}
+
+TEST(CudaBackend, NumbersOfTheCpuMayTakePart) {
+  const Tensor x = tensor({1.0, 2.0}).to(kCuda);
+  const Tensor two = tensor(2.0);
+  for (const Tensor& y : {x * two, two * x}) {
+    EXPECT_EQ(y.device(), kCuda);
+    EXPECT_EQ(y.to_vector(), (std::vector<double>{2, 4}));
+  }
+}
+
+TEST(CudaBackend, CountsMemory) {
+  const size_t before = memory_allocated(kCuda);
+  reset_peak_memory(kCuda);
+  {
+    const Tensor x = empty({1000}, {DType::kFloat32, kCuda});
+    EXPECT_EQ(memory_allocated(kCuda), before + 4000);
+    const Tensor y = empty({500}, {DType::kFloat64, kCuda});
+    EXPECT_EQ(memory_allocated(kCuda), before + 8000);
+  }
+  EXPECT_EQ(memory_allocated(kCuda), before);
+  EXPECT_EQ(max_memory_allocated(kCuda), before + 8000);
+}
+
+TEST(CudaBackend, OutOfMemorySaysWhoHoldsWhatAndLosesNothing) {
+  const Tensor kept = ones({1000}, {DType::kFloat32, kCuda});
+  const size_t before = memory_allocated(kCuda);
+  const std::string text = text_of_error([] { empty({int64_t{1} << 44}, {DType::kUInt8, kCuda}); });
+  for (const char* part : {"out of memory on cuda:0", "16384.00 GiB asked for", "free"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  }
+  EXPECT_EQ(memory_allocated(kCuda), before);
+  EXPECT_EQ(kept.sum().item(), 1000);
+}
+
+TEST(CudaBackend, EventsOrderAndThreadsShareTheDevice) {
+  Backend& backend = backend_of(kCuda);
+  const Tensor x = ones({64}, {DType::kFloat32, kCuda});
+  const auto event = backend.record_event();
+  backend.wait_for(event);
+  backend.wait_for(backend_of(Device{}).record_event());  // the CPU's work is done already
+  event->wait_on_host();
+  double other = 0;
+  std::thread([&] { other = (x + 1.0).sum().item(); }).join();
+  EXPECT_EQ(other, 128);
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,396 @@
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "device_memory.h"
+#include "runtime_api.h"
+#include "runtime_state.h"
+
+// Allocation, pools and copies of the emulated runtime.
+namespace {
+
+using namespace lockstep::emulation;
+
+struct HostBlock {
+  size_t bytes = 0;
+  int device = 0;
+};
+
+// All guarded by device_mutex().
+std::map<const char*, HostBlock>& host_blocks() {
+  static auto* const blocks = new std::map<const char*, HostBlock>;
+  return *blocks;
+}
+std::set<cudaMemPool_t>& pools() {
+  static auto* const all = new std::set<cudaMemPool_t>;
+  return *all;
+}
+
+bool pool_lives(cudaMemPool_t pool) { return pools().contains(pool); }
+
+cudaMemPool_t default_pool(int device) {
+  static auto* const defaults = new std::map<int, cudaMemPool_t>;
+  cudaMemPool_t& pool = (*defaults)[device];
+  if (pool == nullptr) {
+    pool = new CUmemPoolHandle_st{.device = device};
+    pools().insert(pool);
+  }
+  return pool;
+}
+
+bool valid(int device) { return device >= 0 && device < device_count(); }
+
+cudaError_t allocate(void** pointer, size_t bytes, int device, cudaMemPool_t pool) {
+  if (pointer == nullptr) {
+    return remember(cudaErrorInvalidValue);
+  }
+  *pointer = bytes == 0 ? nullptr : device_memory(device).allocate(bytes, pool);
+  return *pointer == nullptr && bytes > 0 ? remember(cudaErrorMemoryAllocation) : cudaSuccess;
+}
+
+cudaError_t release(void* pointer) {
+  const int device = device_of(pointer);
+  return device >= 0 && device_memory(device).release(pointer) ? cudaSuccess
+                                                               : remember(cudaErrorInvalidValue);
+}
+
+cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) {
+    return remember(cudaErrorInvalidMemcpyDirection);
+  }
+  if (bytes == 0) {
+    return cudaSuccess;
+  }
+  const std::lock_guard lock(device_mutex());
+  const int to_device = device_of(to), from_device = device_of(from);
+  if (to == nullptr || from == nullptr ||
+      (to_device >= 0 && !device_memory(to_device).contains(to, bytes)) ||
+      (from_device >= 0 && !device_memory(from_device).contains(from, bytes))) {
+    return remember(cudaErrorInvalidValue);
+  }
+  const bool to_is_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+  const bool from_is_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+  if (kind != cudaMemcpyDefault &&
+      (to_is_device != (to_device >= 0) || from_is_device != (from_device >= 0))) {
+    return remember(cudaErrorInvalidValue);
+  }
+  if (static_cast<char*>(to) < static_cast<const char*>(from) + bytes &&
+      static_cast<const char*>(from) < static_cast<char*>(to) + bytes) {
+    stop("a copy of %zu bytes from %p to %p overlaps itself", bytes, from, to);
+  }
+  const OpenMemory open_to(to_device), open_from(from_device);
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t fill(void* pointer, int value, size_t bytes) {
+  if (bytes == 0) {
+    return cudaSuccess;
+  }
+  const std::lock_guard lock(device_mutex());
+  const int device = device_of(pointer);
+  if (device < 0 || !device_memory(device).contains(pointer, bytes)) {
+    return remember(cudaErrorInvalidValue);
+  }
+  const OpenMemory open(device);
+  std::memset(pointer, value, bytes);
+  return cudaSuccess;
+}
+
+// Errors that every call on a stream may return.
+cudaError_t check(cudaStream_t stream) {
+  if (device_count() == 0) {
+    return remember(cudaErrorNoDevice);
+  }
+  return stream_device(stream) < 0 ? remember(cudaErrorInvalidResourceHandle) : cudaSuccess;
+}
+
+}  // namespace
+
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (free == nullptr || total == nullptr) {
+    return remember(cudaErrorInvalidValue);
+  }
+  const std::lock_guard lock(device_mutex());
+  size_t reserved = 0;
+  for (const auto* pool : pools()) {
+    reserved += pool->device == current_device() ? pool->reserved : 0;
+  }
+  *free = device_memory(current_device()).free_bytes(reserved);
+  *total = device_memory(current_device()).limit();
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  return allocate(pointer, bytes, current_device(), nullptr);
+}
+
+cudaError_t cudaFree(void* pointer) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess || pointer == nullptr) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  return release(pointer);
+}
+
+cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t stream) {
+  const cudaError_t error = check(stream);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  const int device = stream_device(stream);
+  return allocate(pointer, bytes, device, default_pool(device));
+}
+
+cudaError_t cudaMallocFromPoolAsync(void** pointer, size_t bytes, cudaMemPool_t pool,
+                                    cudaStream_t stream) {
+  const cudaError_t error = check(stream);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  if (!pool_lives(pool)) {
+    return remember(cudaErrorInvalidValue);
+  }
+  return allocate(pointer, bytes, pool->device, pool);
+}
+
+cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
+  const cudaError_t error = check(stream);
+  if (error != cudaSuccess || pointer == nullptr) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  return release(pointer);
+}
+
+cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned int flags) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  constexpr unsigned kKnown =
+      cudaHostAllocPortable | cudaHostAllocMapped | cudaHostAllocWriteCombined;
+  if (pointer == nullptr || (flags & ~kKnown) != 0) {
+    return remember(cudaErrorInvalidValue);
+  }
+  *pointer = nullptr;
+  if (bytes == 0) {
+    return cudaSuccess;
+  }
+  if (posix_memalign(pointer, 4096, bytes) != 0) {
+    return remember(cudaErrorMemoryAllocation);
+  }
+  const std::lock_guard lock(device_mutex());
+  host_blocks()[static_cast<const char*>(*pointer)] = {.bytes = bytes, .device = current_device()};
+  return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
+  return cudaHostAlloc(pointer, bytes, cudaHostAllocDefault);
+}
+
+cudaError_t cudaFreeHost(void* pointer) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess || pointer == nullptr) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  if (host_blocks().erase(static_cast<const char*>(pointer)) == 0) {
+    return remember(cudaErrorInvalidValue);
+  }
+  std::free(pointer);
+  return cudaSuccess;
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (attributes == nullptr) {
+    return remember(cudaErrorInvalidValue);
+  }
+  const std::lock_guard lock(device_mutex());
+  void* const address = const_cast<void*>(pointer);
+  const int device = device_of(pointer);
+  if (device >= 0 && device_memory(device).contains(pointer, 1)) {
+    *attributes = {cudaMemoryTypeDevice, device, address, nullptr};
+    return cudaSuccess;
+  }
+  const auto after = host_blocks().upper_bound(static_cast<const char*>(pointer));
+  if (after != host_blocks().begin()) {
+    const auto& [start, block] = *std::prev(after);
+    if (static_cast<const char*>(pointer) < start + block.bytes) {
+      *attributes = {cudaMemoryTypeHost, block.device, address, address};
+      return cudaSuccess;
+    }
+  }
+  *attributes = {cudaMemoryTypeUnregistered, -2, nullptr, address};
+  return cudaSuccess;
+}
+
+// -- copies
+
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  const cudaError_t error = check(stream);
+  return error != cudaSuccess ? error : copy(to, from, bytes, kind);
+}
+
+cudaError_t cudaMemset(void* pointer, int value, size_t bytes) {
+  return cudaMemsetAsync(pointer, value, bytes, nullptr);
+}
+
+cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t stream) {
+  const cudaError_t error = check(stream);
+  return error != cudaSuccess ? error : fill(pointer, value, bytes);
+}
+
+// -- pools
+
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (pool == nullptr || properties == nullptr ||
+      properties->allocType != cudaMemAllocationTypePinned ||
+      properties->location.type != cudaMemLocationTypeDevice || !valid(properties->location.id)) {
+    return remember(cudaErrorInvalidValue);
+  }
+  const std::lock_guard lock(device_mutex());
+  *pool =
+      new CUmemPoolHandle_st{.device = properties->location.id, .max_bytes = properties->maxSize};
+  pools().insert(*pool);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  if (!pool_lives(pool) || pool == default_pool(pool->device)) {
+    return remember(cudaErrorInvalidValue);
+  }
+  pools().erase(pool);
+  if (pool->used == 0) {
+    delete pool;
+  } else {
+    pool->destroyed = true;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  if (!pool_lives(pool) || value == nullptr) {
+    return remember(cudaErrorInvalidValue);
+  }
+  switch (attribute) {
+    case cudaMemPoolReuseFollowEventDependencies:
+    case cudaMemPoolReuseAllowOpportunistic:
+    case cudaMemPoolReuseAllowInternalDependencies:
+      return cudaSuccess;
+    case cudaMemPoolAttrReleaseThreshold:
+      pool->threshold = *static_cast<uint64_t*>(value);
+      return cudaSuccess;
+    case cudaMemPoolAttrReservedMemHigh:
+    case cudaMemPoolAttrUsedMemHigh:
+      if (*static_cast<uint64_t*>(value) != 0) {
+        return remember(cudaErrorInvalidValue);  // high-water marks can only be reset
+      }
+      (attribute == cudaMemPoolAttrUsedMemHigh ? pool->used_high : pool->reserved_high) =
+          attribute == cudaMemPoolAttrUsedMemHigh ? pool->used : pool->reserved;
+      return cudaSuccess;
+    default:
+      return remember(cudaErrorInvalidValue);
+  }
+}
+
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  if (!pool_lives(pool) || value == nullptr) {
+    return remember(cudaErrorInvalidValue);
+  }
+  auto& number = *static_cast<uint64_t*>(value);
+  switch (attribute) {
+    case cudaMemPoolReuseFollowEventDependencies:
+    case cudaMemPoolReuseAllowOpportunistic:
+    case cudaMemPoolReuseAllowInternalDependencies:
+      *static_cast<int*>(value) = 1;
+      return cudaSuccess;
+    case cudaMemPoolAttrReleaseThreshold:
+      number = pool->threshold;
+      return cudaSuccess;
+    case cudaMemPoolAttrReservedMemCurrent:
+      number = pool->reserved;
+      return cudaSuccess;
+    case cudaMemPoolAttrReservedMemHigh:
+      number = pool->reserved_high;
+      return cudaSuccess;
+    case cudaMemPoolAttrUsedMemCurrent:
+      number = pool->used;
+      return cudaSuccess;
+    case cudaMemPoolAttrUsedMemHigh:
+      number = pool->used_high;
+      return cudaSuccess;
+  }
+  return remember(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t bytes) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  if (!pool_lives(pool)) {
+    return remember(cudaErrorInvalidValue);
+  }
+  pool->reserved = std::max(pool->used, std::min(pool->reserved, bytes));
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (pool == nullptr) {
+    return remember(cudaErrorInvalidValue);
+  }
+  if (!valid(device)) {
+    return remember(cudaErrorInvalidDevice);
+  }
+  const std::lock_guard lock(device_mutex());
+  *pool = default_pool(device);
+  return cudaSuccess;
+}

@@ -1,0 +1,270 @@
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <set>
+
+#include "runtime_api.h"
+#include "runtime_state.h"
+
+// Streams and events of the emulated runtime. All work is done when it is issued, so they are
+// handles with properties and nothing waits.
+struct CUstream_st {
+  int device = 0;
+  unsigned flags = 0;
+  int priority = 0;
+};
+
+struct CUevent_st {
+  int device = 0;
+  bool timed = true, recorded = false;
+  std::chrono::steady_clock::time_point time = {};
+};
+
+namespace {
+
+using namespace lockstep::emulation;
+
+constexpr int kLeastPriority = 0, kGreatestPriority = -5;
+
+// Live handles, so that destroyed ones are noticed. Never destroyed itself.
+struct Handles {
+  std::mutex mutex;
+  std::set<cudaStream_t> streams;
+  std::set<cudaEvent_t> events;
+};
+Handles& handles() {
+  static auto* const all = new Handles;
+  return *all;
+}
+
+bool is_default(cudaStream_t stream) {
+  return stream == nullptr || stream == cudaStreamLegacy || stream == cudaStreamPerThread;
+}
+
+cudaError_t check() { return device_count() == 0 ? remember(cudaErrorNoDevice) : cudaSuccess; }
+cudaError_t check(const void* output) {
+  if (device_count() == 0) {
+    return remember(cudaErrorNoDevice);
+  }
+  return output == nullptr ? remember(cudaErrorInvalidValue) : cudaSuccess;
+}
+cudaError_t check_stream(cudaStream_t stream) {
+  if (device_count() == 0) {
+    return remember(cudaErrorNoDevice);
+  }
+  return stream_device(stream) < 0 ? remember(cudaErrorInvalidResourceHandle) : cudaSuccess;
+}
+cudaError_t check_event(cudaEvent_t event) {
+  if (device_count() == 0) {
+    return remember(cudaErrorNoDevice);
+  }
+  const std::lock_guard lock(handles().mutex);
+  return handles().events.contains(event) ? cudaSuccess : remember(cudaErrorInvalidResourceHandle);
+}
+
+}  // namespace
+
+namespace lockstep::emulation {
+
+int stream_device(cudaStream_t stream) {
+  if (is_default(stream)) {
+    return current_device();
+  }
+  const std::lock_guard lock(handles().mutex);
+  return handles().streams.contains(stream) ? stream->device : -1;
+}
+
+}  // namespace lockstep::emulation
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  if (check() != cudaSuccess) {
+    return cudaErrorNoDevice;
+  }
+  if (least != nullptr) {
+    *least = kLeastPriority;
+  }
+  if (greatest != nullptr) {
+    *greatest = kGreatestPriority;
+  }
+  return cudaSuccess;
+}
+
+// -- streams
+
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  return cudaStreamCreateWithPriority(stream, cudaStreamDefault, kLeastPriority);
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int flags) {
+  return cudaStreamCreateWithPriority(stream, flags, kLeastPriority);
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned int flags, int priority) {
+  const cudaError_t error = check(stream);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if ((flags & ~static_cast<unsigned>(cudaStreamNonBlocking)) != 0) {
+    return remember(cudaErrorInvalidValue);
+  }
+  *stream = new CUstream_st{.device = current_device(),
+                            .flags = flags,
+                            .priority = std::clamp(priority, kGreatestPriority, kLeastPriority)};
+  const std::lock_guard lock(handles().mutex);
+  handles().streams.insert(*stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  if (check() != cudaSuccess) {
+    return cudaErrorNoDevice;
+  }
+  const std::lock_guard lock(handles().mutex);
+  if (handles().streams.erase(stream) == 0) {
+    return remember(cudaErrorInvalidResourceHandle);
+  }
+  delete stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return check_stream(stream); }
+cudaError_t cudaStreamQuery(cudaStream_t stream) { return check_stream(stream); }
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags) {
+  const cudaError_t error = check_stream(stream);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (flags != cudaEventWaitDefault) {
+    return remember(cudaErrorNotSupported);
+  }
+  return check_event(event);
+}
+
+cudaError_t cudaStreamGetPriority(cudaStream_t stream, int* priority) {
+  const cudaError_t error = check_stream(stream);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (priority == nullptr) {
+    return remember(cudaErrorInvalidValue);
+  }
+  *priority = is_default(stream) ? kLeastPriority : stream->priority;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamGetFlags(cudaStream_t stream, unsigned int* flags) {
+  const cudaError_t error = check_stream(stream);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (flags == nullptr) {
+    return remember(cudaErrorInvalidValue);
+  }
+  *flags = is_default(stream) ? cudaStreamDefault : stream->flags;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamGetDevice(cudaStream_t stream, int* device) {
+  const cudaError_t error = check_stream(stream);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (device == nullptr) {
+    return remember(cudaErrorInvalidValue);
+  }
+  *device = stream_device(stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  const cudaError_t error = check_stream(stream);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (status == nullptr) {
+    return remember(cudaErrorInvalidValue);
+  }
+  *status = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
+  const cudaError_t error = check_stream(stream);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (function == nullptr) {
+    return remember(cudaErrorInvalidValue);
+  }
+  function(data);
+  return cudaSuccess;
+}
+
+// -- events
+
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  return cudaEventCreateWithFlags(event, cudaEventDefault);
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int flags) {
+  const cudaError_t error = check(event);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if ((flags & ~static_cast<unsigned>(cudaEventBlockingSync | cudaEventDisableTiming)) != 0) {
+    return remember(cudaErrorInvalidValue);
+  }
+  *event =
+      new CUevent_st{.device = current_device(), .timed = (flags & cudaEventDisableTiming) == 0};
+  const std::lock_guard lock(handles().mutex);
+  handles().events.insert(*event);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  if (check() != cudaSuccess) {
+    return cudaErrorNoDevice;
+  }
+  const std::lock_guard lock(handles().mutex);
+  if (handles().events.erase(event) == 0) {
+    return remember(cudaErrorInvalidResourceHandle);
+  }
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  cudaError_t error = check_stream(stream);
+  if (error == cudaSuccess) {
+    error = check_event(event);
+  }
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (event->device != stream_device(stream)) {
+    return remember(cudaErrorInvalidResourceHandle);
+  }
+  event->recorded = true;
+  event->time = std::chrono::steady_clock::now();
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) { return check_event(event); }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) { return check_event(event); }
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
+  cudaError_t error = check(milliseconds);
+  for (const cudaEvent_t event : {start, end}) {
+    if (error == cudaSuccess) {
+      error = check_event(event);
+    }
+    if (error == cudaSuccess && (!event->timed || !event->recorded)) {
+      error = remember(cudaErrorInvalidResourceHandle);
+    }
+  }
+  if (error == cudaSuccess) {
+    *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count();
+  }
+  return error;
+}

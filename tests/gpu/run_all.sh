@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, on the GPUs that there are. Ends within ten minutes on one H100.
+#
+#   tests/gpu/run_all.sh [build folder] [folder for logs]
+#
+# The build folder (default: build) was made with LOCKSTEP_CUDA and LOCKSTEP_BUILD_TESTS on, here or
+# on another machine. A step that fails does not stop the others; the last line says how many did,
+# and so does the exit code. What cannot run says so and counts as not run, never as passed.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+build=$(realpath "${1:-build}")
+logs=${2:-$build/gpu-logs}
+mkdir -p "$logs"
+unset LOCKSTEP_CUDA_PLUGIN  # the real one, beside liblockstep.so
+export LD_LIBRARY_PATH=$build:${LD_LIBRARY_PATH:-}
+
+passed=() failed=() not_run=()
+step() {  # name seconds command...
+  local name=$1 limit=$2
+  shift 2
+  local begin=$SECONDS
+  if timeout "$limit" "$@" >"$logs/$name.log" 2>&1; then
+    passed+=("$name")
+    echo "passed   $name ($((SECONDS - begin)) s)"
+  else
+    failed+=("$name")
+    echo "FAILED   $name ($((SECONDS - begin)) s); the end of $logs/$name.log:"
+    tail -n 25 "$logs/$name.log"
+  fi
+}
+skip() {
+  not_run+=("$1")
+  echo "not run  $1: $2"
+}
+
+if ! "$build/lockstep" doctor --device cuda | tee "$logs/doctor.log"; then
+  echo 'run_all: no CUDA device can be used; nothing was run' >&2
+  exit 1
+fi
+command -v nvidia-smi >/dev/null && nvidia-smi >"$logs/nvidia-smi.log" 2>&1
+
+for test in "$build"/tests/cuda/cuda_*; do
+  [[ -x $test && -f $test ]] || continue
+  name=$(basename "$test")
+  case $name in
+    cuda_emulation | cuda_plugin) continue ;;  # these are about machines without a GPU
+  esac
+  step "$name" 240 "$test" --gtest_brief=1
+done
+
+tour() {
+  diff <("$build/examples/autograd_tour" --device cuda | sed "s/, device='cuda:0'//g") \
+    tests/examples/autograd_tour.expected
+}
+export -f tour
+export build
+step autograd_tour 60 bash -c tour
+
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    step "$tool" 180 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "$build/tests/cuda/cuda_kernels" --gtest_brief=1
+  done
+else
+  skip compute-sanitizer 'it is not installed'
+fi
+
+echo
+echo "passed ${#passed[@]}, failed ${#failed[@]}, not run ${#not_run[@]}"
+exit "${#failed[@]}"
