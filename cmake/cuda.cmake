@@ -27,6 +27,25 @@ if(LOCKSTEP_CUDA)
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   endif()
   find_package(CUDAToolkit REQUIRED)
+
+  # cuDNN is a package of its own.
+  find_path(LOCKSTEP_CUDNN_INCLUDE_DIR cudnn_graph.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  find_library(LOCKSTEP_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR})
+  mark_as_advanced(LOCKSTEP_CUDNN_INCLUDE_DIR LOCKSTEP_CUDNN_LIBRARY)
+  set(has_cudnn OFF)
+  if(LOCKSTEP_CUDNN_INCLUDE_DIR AND LOCKSTEP_CUDNN_LIBRARY)
+    set(has_cudnn ON)
+  endif()
+  option(LOCKSTEP_CUDA_CUDNN "Use cuDNN for convolutions" ${has_cudnn})
+  if(LOCKSTEP_CUDA_CUDNN AND NOT has_cudnn)
+    message(FATAL_ERROR "LOCKSTEP_CUDA_CUDNN is on and there is no cuDNN 9: install it, name its "
+      "folders in CMAKE_PREFIX_PATH, or configure with -DLOCKSTEP_CUDA_CUDNN=OFF")
+  endif()
+  if(LOCKSTEP_CUDA_CUDNN)
+    message(STATUS "Convolutions on GPUs: cuDNN (${LOCKSTEP_CUDNN_LIBRARY})")
+  else()
+    message(STATUS "Convolutions on GPUs: slow kernels, without cuDNN")
+  endif()
 endif()
 
 # Plugin and core exchange C++ objects: both carry a hash of what these headers say, and the core

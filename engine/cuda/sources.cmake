@@ -1,3 +1,9 @@
+# What describes convolutions to cuDNN, and runs without a device. (conv_cudnn.cc executes them.)
+set(LOCKSTEP_CUDNN_PLAN_SOURCES
+  ${CMAKE_CURRENT_LIST_DIR}/conv_plan.cc
+  ${CMAKE_CURRENT_LIST_DIR}/cudnn_graph.cc
+  ${CMAKE_CURRENT_LIST_DIR}/cudnn_library.cc)
+
 # lockstep_cuda_sources(<host> <device>): the plugin's sources, those for the host's compiler and
 # the kernels. (The tests compile both for an emulated device, too.) NVIDIA's libraries are apart.
 set(LOCKSTEP_CUDA_FOLDER ${CMAKE_CURRENT_LIST_DIR})
