@@ -161,16 +161,19 @@ class CudaBackend final : public Backend {
   void conv2d(const Tensor& y, const Tensor& x, const Tensor& w, const Tensor& bias,
               const Conv2dParams& params) override {
     check_on_device("conv2d", device(), y, x, w, bias);
+    if (conv2d_by_library(stream(), y, x, w, bias, params)) return;
     conv2d_by_kernel(stream(), y, x, w, bias, params);
   }
   void conv2d_input_gradient(const Tensor& gx, const Tensor& gy, const Tensor& w,
                              const Conv2dParams& params) override {
     check_on_device("conv2d_input_gradient", device(), gx, gy, w);
+    if (conv2d_input_gradient_by_library(stream(), gx, gy, w, params)) return;
     conv2d_input_gradient_by_kernel(stream(), gx, gy, w, params);
   }
   void conv2d_weight_gradient(const Tensor& gw, const Tensor& gbias, const Tensor& gy,
                               const Tensor& x, const Conv2dParams& params) override {
     check_on_device("conv2d_weight_gradient", device(), gw, gbias, gy, x);
+    if (conv2d_weight_gradient_by_library(stream(), gw, gbias, gy, x, params)) return;
     conv2d_weight_gradient_by_kernel(stream(), gw, gbias, gy, x, params);
   }
 

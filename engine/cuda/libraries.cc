@@ -212,7 +212,8 @@ void gemm_by_library(cudaStream_t stream, const GemmCall& call) {
 
 Facts library_facts() {
   const size_t v = cublasLtGetVersion();
-  return {{"cuBLASLt", fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100)}};
+  return {{"cuBLASLt", fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100)},
+          {"cuDNN", convolution_fact()}};
 }
 
 }  // namespace lockstep::cuda
