@@ -1,23 +1,34 @@
 # Whether the CUDA plugin is built, and with what. Before any target: the language must be there.
-find_program(LOCKSTEP_NVCC nvcc HINTS /usr/local/cuda/bin)
-mark_as_advanced(LOCKSTEP_NVCC)
-set(has_nvcc OFF)
-if(LOCKSTEP_NVCC)
-  set(has_nvcc ON)
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 90 CACHE STRING "GPU architectures to compile for, e.g. 80;90")
 endif()
-option(LOCKSTEP_CUDA "Build the CUDA plugin, liblockstep_cuda.so" ${has_nvcc})
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(LOCKSTEP_NVCC nvcc PATHS /usr/local/cuda/bin)
+  mark_as_advanced(LOCKSTEP_NVCC)
+  if(LOCKSTEP_NVCC)
+    set(ENV{CUDACXX} ${LOCKSTEP_NVCC})
+  endif()
+endif()
+set(has_cuda OFF)
+if(NOT DEFINED LOCKSTEP_CUDA)
+  # A compiler that does not get along with the host's, or is too old, is no reason to fail.
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --version OUTPUT_VARIABLE text ERROR_QUIET)
+    if(text MATCHES "release ([0-9]+)\\." AND CMAKE_MATCH_1 GREATER_EQUAL 12)
+      set(has_cuda ON)
+    else()
+      message(STATUS "No CUDA plugin: ${CMAKE_CUDA_COMPILER} is older than CUDA 12")
+    endif()
+  else()
+    unset(CMAKE_CUDA_COMPILER)
+    unset(CMAKE_CUDA_COMPILER CACHE)
+  endif()
+endif()
+option(LOCKSTEP_CUDA "Build the CUDA plugin, liblockstep_cuda.so" ${has_cuda})
 
 if(LOCKSTEP_CUDA)
-  if(NOT LOCKSTEP_NVCC)
-    message(FATAL_ERROR "LOCKSTEP_CUDA is on and there is no nvcc: install NVIDIA's CUDA Toolkit, "
-      "put nvcc on PATH, or configure with -DLOCKSTEP_CUDA=OFF")
-  endif()
-  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 90 CACHE STRING "GPU architectures to compile for, e.g. 80;90")
-  endif()
-  if(NOT DEFINED CMAKE_CUDA_COMPILER)
-    set(CMAKE_CUDA_COMPILER ${LOCKSTEP_NVCC})
-  endif()
   enable_language(CUDA)
   set(CMAKE_CUDA_STANDARD 20)
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
@@ -51,8 +62,10 @@ endif()
 # Plugin and core exchange C++ objects: both carry a hash of what these headers say, and the core
 # refuses a plugin with another one (engine/plugin_table.h).
 set(seam "")
-foreach(header backend.h plugin_table.h ops/pointwise_call.h ops/pointwise_list.h tensor/dims.h
-    tensor/dtype.h tensor/intrusive.h tensor/storage.h tensor/tensor.h tensor/tensor_impl.h)
+foreach(header backend.h plugin_table.h ops/pointwise_call.h ops/pointwise_list.h tensor/device.h
+    tensor/dims.h tensor/draw.h tensor/dtype.h tensor/error.h tensor/intrusive.h tensor/philox.h
+    tensor/random.h tensor/scalar.h tensor/storage.h tensor/tensor.h tensor/tensor_impl.h
+    autograd/gradient_slot.h autograd/node.h autograd/view_history.h)
   file(READ ${PROJECT_SOURCE_DIR}/engine/${header} text)
   string(APPEND seam "${text}")
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS

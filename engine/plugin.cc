@@ -34,7 +34,8 @@ std::string path_of_plugin() {
 void load(Plugin& plugin) {
   CudaStatus& status = plugin.status;
   const std::string path = path_of_plugin();
-  if (path.find('/') != std::string::npos && !std::filesystem::exists(path)) {
+  std::error_code ignored;
+  if (path.find('/') != std::string::npos && !std::filesystem::exists(path, ignored)) {
     status.why = fmt::format(
         "there is no {}; build Lockstep where nvcc is (CUDA Toolkit), or point "
         "LOCKSTEP_CUDA_PLUGIN at the plugin",
@@ -61,7 +62,6 @@ void load(Plugin& plugin) {
   }
   plugin.table = table;
   status.devices = std::min(table->device_count(status.why), kMaxDevices);
-  status.facts = table->facts();
 }
 
 Plugin& plugin() {
@@ -76,6 +76,11 @@ Plugin& plugin() {
 }  // namespace
 
 const CudaStatus& cuda_status() { return plugin().status; }
+
+Facts cuda_facts() {
+  const PluginTable* table = plugin().table;
+  return table ? table->facts() : Facts{};
+}
 
 Backend& cuda_backend(int index) {
   static std::array<std::atomic<Backend*>, kMaxDevices> backends{};

@@ -12,9 +12,12 @@ struct CudaStatus {
   int devices = 0;
   std::string why;   // why there are none: no plugin, no driver, no device
   std::string path;  // of the plugin that was loaded; empty if none
-  Facts facts;       // what the plugin found, even without a device
 };
 const CudaStatus& cuda_status();
+
+// Versions and devices, as the plugin finds them, even without a device; asking loads the libraries
+// that it uses. Empty if there is no plugin.
+Facts cuda_facts();
 
 // The backend of a device, made once. Throws Error with the reason when it is unavailable.
 Backend& cuda_backend(int index);

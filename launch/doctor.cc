@@ -85,7 +85,7 @@ Section cuda() {
   section.lines.emplace_back(
       "devices", status.devices > 0 ? std::to_string(status.devices) : "none: " + status.why);
   if (!status.path.empty()) section.lines.emplace_back("plugin", status.path);
-  for (const auto& fact : status.facts) section.lines.push_back(fact);
+  for (const auto& fact : cuda_facts()) section.lines.push_back(fact);
   return section;
 }
 
