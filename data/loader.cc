@@ -61,6 +61,8 @@ struct Loader::State {
  private:
   size_t capacity() const { return static_cast<size_t>(options_.prefetch); }
 
+  Tensor moved(const Tensor& t) const { return t.defined() ? t.to(options_.device) : t; }
+
   Step assemble(int64_t index) {
     auto plan = sampler_.plan(index);
     Step step;
@@ -70,8 +72,7 @@ struct Loader::State {
     step.micros.reserve(plan.micros.size());
     for (auto& micro : plan.micros) {
       Batch batch = dataset_.get(micro.samples);
-      step.micros.push_back(
-          {batch.x.to(options_.device), batch.y.to(options_.device), micro.index, batch.samples});
+      step.micros.push_back({moved(batch.x), moved(batch.y), micro.index, batch.samples});
     }
     return step;
   }

@@ -22,11 +22,12 @@ int64_t first_difference(const std::vector<std::string>& mine,
   return -1;
 }
 
-// One line per tensor: name, dtype, sizes and whether it is trained.
+// One line per tensor: name, dtype, sizes, kind of device and whether it is trained.
 std::vector<std::string> describe(const NamedTensors& tensors) {
   std::vector<std::string> lines;
   for (const auto& [name, t] : tensors) {
-    lines.push_back(fmt::format("{} {} {}{}", name, name_of(t.dtype()), t.sizes().str(),
+    lines.push_back(fmt::format("{} {} {}{}{}", name, name_of(t.dtype()), t.sizes().str(),
+                                t.device().is_cpu() ? "" : " cuda",
                                 t.requires_grad() ? " requires_grad" : ""));
   }
   return lines;

@@ -79,7 +79,7 @@ DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
                      "[data_parallel] the ranks would not compute the same bits, which reduction "
                      "mode bitwise promises; use machines of one kind (LOCKSTEP_ISA and "
                      "ONEDNN_MAX_CPU_ISA lower the instruction set), or mode repeatable",
-                     describe_arithmetic());
+                     describe_arithmetic(parameters_.front().second.device()));
     const int parts = options_.shard_gradients ? group_->size() : 1;
     reducer.make_reduction = [plan = plan_, rank = group_->rank(), parts] {
       return make_canonical_reduction(plan, rank, parts);

@@ -32,10 +32,11 @@ ShardBuffers::ShardBuffers(std::shared_ptr<ProcessGroup> group, const std::vecto
     const DType dtype = sum_dtype(values.dtype());
     run.stride = (values.numel() + kAlignment - 1) / kAlignment * kAlignment;
     const size_t slot_bytes = static_cast<size_t>(run.stride) * size_of(dtype);
-    run.memory = group_->allocate(slot_bytes * static_cast<size_t>(plan_->slots()), Device{});
+    run.memory =
+        group_->allocate(slot_bytes * static_cast<size_t>(plan_->slots()), values.device());
     for (int s = 0; s < plan_->slots(); ++s) {
       char* const at = static_cast<char*>(run.memory->data()) + static_cast<size_t>(s) * slot_bytes;
-      run.slots.push_back(from_memory(at, {values.numel()}, dtype, run.memory));
+      run.slots.push_back(from_memory(at, {values.numel()}, dtype, run.memory, values.device()));
     }
   }
 }
@@ -79,11 +80,11 @@ void ShardBuffers::finish() {
     if (run.slots.empty()) {
       if (run.first.defined()) run.values.copy_(run.first);
       works.push_back(group_->broadcast(
-          {run.values.data_ptr(), run.values.numel(), run.values.dtype(), Device{}}, 0));
+          {run.values.data_ptr(), run.values.numel(), run.values.dtype(), run.values.device()}, 0));
     } else {
-      works.push_back(group_->canonical_sum(
-          {run.memory->data(), run.stride * plan_->slots(), run.slots[0].dtype(), Device{}},
-          plan_));
+      works.push_back(group_->canonical_sum({run.memory->data(), run.stride * plan_->slots(),
+                                             run.slots[0].dtype(), run.values.device()},
+                                            plan_));
     }
   }
   for (Work& work : works) work.wait();

@@ -27,7 +27,7 @@ using Pass = LayerExchange::Pass;
 enum class Wants : uint8_t { kNothing, kOwnGradients, kInputGradient };
 
 Tensor per_channel(const std::vector<double>& values, const Tensor& x) {
-  return from_span<double>(values, {std::ssize(values)}).to(x.dtype());
+  return from_span<double>(values, {std::ssize(values)}).to(x.dtype()).to(x.device());
 }
 
 // y_i = w r (x_i - mean) + b with r = 1 / sqrt(var + eps), statistics over the M elements of a

@@ -7,6 +7,7 @@
 #endif
 
 #include "lockstep/engine/cpu/isa.h"
+#include "lockstep/engine/plugin.h"
 #include "lockstep/engine/tensor/check.h"
 
 #ifndef LOCKSTEP_VERSION
@@ -53,14 +54,20 @@ std::string libc_version() {
 
 }  // namespace
 
-std::string describe_arithmetic() {
+std::string describe_arithmetic(Device device) {
   const dnnl_version_t* dnn = dnnl_version();
-  return fmt::format(
+  std::string text = fmt::format(
       "Lockstep {} ({}), kernels for {}, oneDNN {}.{}.{} with instruction set {:#x}, {}, CPU "
       "with{}, caches of {} KiB",
       LOCKSTEP_VERSION, __VERSION__, cpu::name_of(cpu::cpu_isa()), dnn->major, dnn->minor,
       dnn->patch, static_cast<unsigned>(dnnl_get_effective_cpu_isa()), libc_version(),
       cpu_features(), cache_sizes());
+  if (device.is_cpu()) return text;
+  for (const auto& [name, value] : cuda_facts()) {
+    if (!name.starts_with("cuda:")) text += fmt::format(", {} {}", name, value);
+    if (name == device.str()) text += ", on " + value;
+  }
+  return text;
 }
 
 }  // namespace lockstep

@@ -61,8 +61,9 @@ distributed::MetricValues measure_all(Job& job, const data::Dataset& dataset, in
     indices.clear();
     for (int64_t i = at; i < std::min(at + batch_size, mine.end); ++i) indices.push_back(i);
     auto batch = dataset.get(indices);
-    batch.x = batch.x.to(job.device());
-    batch.y = batch.y.to(job.device());
+    for (Tensor* t : {&batch.x, &batch.y}) {
+      if (t->defined()) *t = t->to(job.device());
+    }
     measure(batch, metrics);
     metrics.sum("samples", static_cast<double>(batch.size()));  // exact below 2^53
   }

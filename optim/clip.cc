@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/backend.h"
@@ -25,15 +26,21 @@ double clip_grad_norm_(const std::vector<Tensor>& parameters, double max_norm,
                        bool error_if_nonfinite) {
   const autograd::NoGrad no_grad;
   std::vector<Tensor> grads;
-  std::vector<OptimizerSegment> segments;
+  std::map<std::pair<DeviceType, int>, std::vector<OptimizerSegment>> by_device;
   for (const Tensor& p : parameters) {
     const Tensor g = p.grad();
     if (!g.defined()) continue;
     grads.push_back(g.contiguous());
-    segments.push_back({nullptr, grads.back().data_ptr(), {}, g.numel(), g.dtype()});
+    by_device[{g.device().type, g.device().index}].push_back(
+        {nullptr, grads.back().data_ptr(), {}, g.numel(), g.dtype()});
   }
-  if (segments.empty()) return 0.0;
-  const double norm = std::sqrt(backend_of(grads[0]).sum_of_squares(segments));
+  if (grads.empty()) return 0.0;
+  double squares = 0.0;
+  for (const auto& [device, segments] : by_device) {
+    const Device where{device.first, static_cast<int16_t>(device.second)};
+    squares += backend_of(where).sum_of_squares(segments);
+  }
+  const double norm = std::sqrt(squares);
   const double coefficient = clip_coefficient(norm, max_norm, error_if_nonfinite);
   for (const Tensor& p : parameters) {
     if (p.grad().defined()) p.grad().mul_(coefficient);

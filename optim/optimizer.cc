@@ -76,7 +76,7 @@ OptimizerSegment Optimizer::segment(const Tensor& parameter, State& state, int b
                "[optimizer] a parameter of {} has a gradient of {}; after changing the dtype of a "
                "model call zero_grad() and make the optimizer anew",
                name_of(parameter.dtype()), name_of(grad.dtype()));
-  check_on_device("optimizer", parameter.device(), grad);
+  check_on_device("an optimizer's step", parameters_.front().device(), parameter, grad);
   OptimizerSegment s;
   s.param = parameter.data_ptr();
   s.grad = grad.data_ptr();
@@ -86,6 +86,8 @@ OptimizerSegment Optimizer::segment(const Tensor& parameter, State& state, int b
     Tensor& buffer = state.buffers[i];
     if (!buffer.defined()) {
       buffer = zeros(parameter.sizes(), {parameter.dtype(), parameter.device()});
+    } else if (buffer.device() != parameter.device()) {  // the model has been moved since
+      buffer = buffer.to(parameter.device());
     }
     check<Error>(fits(buffer),
                  "[optimizer] a parameter of {} has a state of {}; after changing the dtype of a "

@@ -10,6 +10,7 @@
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/same_device.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep::autograd {
@@ -196,13 +197,23 @@ class Run {
 
   static void validate(const Node& node, size_t index, const Edge& edge, Tensor& gradient) {
     const OutputInfo& expected = edge.function->outputs()[edge.input_nr];
-    if (gradient.sizes() == expected.sizes && gradient.dtype() == expected.dtype) return;
+    if (gradient.sizes() == expected.sizes && gradient.dtype() == expected.dtype &&
+        gradient.device() == expected.device) {
+      return;
+    }
     check<Error>(broadcasts_to(expected.sizes, gradient.sizes()),
                  "Function {} returned an invalid gradient at index {} - got {} but expected shape "
                  "compatible with {}",
                  node.name(), index, gradient.sizes().str(), expected.sizes.str());
     gradient = sum_to_size(gradient, expected.sizes);
     if (gradient.dtype() != expected.dtype) gradient = gradient.to(expected.dtype);
+    if (gradient.device() != expected.device) {  // of a CPU number among a GPU's tensors
+      check<Error>(gradient.dim() == 0,
+                   "Function {} returned an invalid gradient at index {} - expected device {} but "
+                   "got {}",
+                   node.name(), index, expected.device.str(), gradient.device().str());
+      gradient = gradient.to(expected.device);
+    }
   }
 
   static bool broadcasts_to(const Dims& from, const Dims& to) {
@@ -253,6 +264,7 @@ Tensor root_gradient(const Tensor& root, const Tensor& given, size_t index) {
       given.sizes() == root.sizes(),
       "Mismatch in shape: grad_output[{}] has a shape of {} and output[{}] has a shape of {}.",
       index, given.sizes().str(), index, root.sizes().str());
+  check_on_device("backward", root.device(), given);
   return given.to(root.dtype());
 }
 

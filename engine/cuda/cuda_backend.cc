@@ -20,14 +20,11 @@
 namespace lockstep::cuda {
 namespace {
 
-// CUDA's current device belongs to the thread, and asking for it costs a call.
+// CUDA's current device belongs to the thread, and somebody else may have changed it.
 void make_current(int device) {
-  thread_local int current = -1;
-  if (current == device) [[likely]] {
-    return;
-  }
-  check_cuda(cudaSetDevice(device), "cudaSetDevice");
-  current = device;
+  int current = -1;
+  check_cuda(cudaGetDevice(&current), "cudaGetDevice");
+  if (current != device) check_cuda(cudaSetDevice(device), "cudaSetDevice");
 }
 
 class Stream {
@@ -72,7 +69,13 @@ class CudaBackend final : public Backend {
     make_current(index_);
     return memory_.allocate(bytes);
   }
-  void deallocate(void* data, size_t bytes) noexcept override { memory_.deallocate(data, bytes); }
+  void deallocate(void* data, size_t bytes) noexcept override {
+    try {
+      make_current(index_);
+    } catch (const Error&) {  // the device is lost, and the memory with it
+    }
+    memory_.deallocate(data, bytes);
+  }
   void copy_from_host(void* to, const void* from, size_t bytes) override {
     if (bytes == 0) return;
     check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()),

@@ -62,10 +62,10 @@ Types types_of(DType dtype) {
   }
 }
 
-// 16 bytes let the fastest kernels run; views may lie anywhere.
+// 16 bytes let the fastest kernels run; views may lie anywhere. More must not count: the choice,
+// and with it the bits, would depend on where in a bucket a parameter lies.
 uint32_t alignment_of(const void* data) {
-  return std::min<uint32_t>(
-      256, uint32_t{1} << __builtin_ctzll(reinterpret_cast<uintptr_t>(data) | 256));
+  return uint32_t{1} << __builtin_ctzll(reinterpret_cast<uintptr_t>(data) | 16);
 }
 
 // cublasLt counts columns where we count rows: C^T = B^T A^T. So `b` is its first matrix, and what

@@ -236,7 +236,7 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, 
   Dims sizes;
   Device device;
   const Tensor* first = nullptr;
-  bool same_shape = true;
+  bool same_shape = true, same_device = true;
   for (const auto& operand : operands) {
     if (!operand.is_tensor()) continue;
     const Tensor& t = operand.tensor();
@@ -248,6 +248,7 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, 
     } else {
       if (t.device() != device) [[unlikely]] {
         device = common_device(name, device, first->dim() == 0, t);
+        same_device = false;
       }
       if (!(t.sizes() == sizes)) {
         sizes = broadcast_shapes(sizes, t.sizes());
@@ -256,6 +257,7 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, 
     }
   }
   check(first != nullptr, "[{}] needs at least one tensor", name);
+  if (self && !same_device) check_on_device(name, device, *self);
   if constexpr (kInputs == 2) {
     if (op == PointwiseOp::k_sub) check_subtraction(operands[0], operands[1]);
   }
@@ -282,7 +284,7 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, 
   for (size_t i = 0; i < kInputs; ++i) {
     if (!operands[i].is_tensor()) continue;
     const Tensor& t = operands[i].tensor();
-    if (t.dtype() != compute || t.device() != device) {
+    if (t.dtype() != compute || !same_device) {
       converted[i] = t.to(device).to(compute);
       inputs[i] = &converted[i];
     } else if (self && overlap_of(*self, t) == Overlap::kUnknown) {

@@ -11,6 +11,9 @@
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/memory.h"
 #include "lockstep/engine/tensor/random.h"
+#include "lockstep/optim/adam.h"
+#include "lockstep/optim/clip.h"
+#include "lockstep/optim/sgd.h"
 
 namespace lockstep {
 namespace {
@@ -141,6 +144,49 @@ TEST(CudaBackend, NumbersOfTheCpuMayTakePart) {
     EXPECT_EQ(y.device(), kCuda);
     EXPECT_EQ(y.to_vector(), (std::vector<double>{2, 4}));
   }
+}
+
+TEST(CudaBackend, GradientsGoWhereTheirTensorsAre) {
+  const Tensor number = tensor(2.0);
+  number.requires_grad_();
+  const Tensor x = ones({3}, {DType::kFloat32, kCuda});
+  x.requires_grad_();
+  (number * x).sum().backward();
+  EXPECT_EQ(number.grad().device(), Device{});
+  EXPECT_EQ(number.grad().item(), 3);
+  EXPECT_EQ(x.grad().device(), kCuda);
+  const Tensor y = x * 2.0;
+  EXPECT_NE(text_of_error([&] { y.backward(ones({3})); }).find("same device"), std::string::npos);
+  EXPECT_NE(text_of_error([&] { tensor(1.0).add_(tensor(2.0).to(kCuda)); }).find("same device"),
+            std::string::npos);
+}
+
+TEST(CudaBackend, OptimizersFollowTheirModel) {
+  for (const bool clip : {false, true}) {
+    std::vector<std::vector<double>> results;
+    for (const bool moves : {false, true}) {
+      const Tensor w = tensor({1.0, -2.0, 3.0});
+      w.requires_grad_();
+      optim::Adam adam({w}, {.lr = 0.1});
+      for (int step = 0; step < 4; ++step) {
+        if (moves && step == 2) w.set_data(w.detach().to(kCuda));
+        adam.zero_grad();
+        (w * w).sum().backward();
+        if (clip) optim::clip_grad_norm_({w}, 1.0);
+        adam.step();
+      }
+      results.push_back(w.to_vector());
+    }
+    for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(results[1][i], results[0][i], 1e-6);
+  }
+  const Tensor here = ones({2}), there = ones({2}, {DType::kFloat32, kCuda});
+  for (const Tensor& t : {here, there}) {
+    t.requires_grad_();
+    (t * 3.0).sum().backward();
+  }
+  EXPECT_NEAR(optim::clip_grad_norm_({here, there}, 100.0), 6.0, 1e-6);
+  optim::SGD sgd({here, there}, {.lr = 0.1});
+  EXPECT_NE(text_of_error([&] { sgd.step(); }).find("same device"), std::string::npos);
 }
 
 TEST(CudaBackend, CountsMemory) {

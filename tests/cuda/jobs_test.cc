@@ -24,10 +24,6 @@ TEST(CudaJobs, LinearRegression) {
   expect_same_losses(LINEAR_REGRESSION, "--max-steps 40 --accumulate 2", 1e-5);
 }
 
-TEST(CudaJobs, FashionMnistMlp) {
-  expect_same_losses(FASHION_MNIST, "--model mlp --max-steps 3 --global-batch 32", 1e-5);
-}
-
 TEST(CudaJobs, CharGptBitwise) {
   expect_same_losses(CHAR_GPT,
                      "--text " GPT_TEXT

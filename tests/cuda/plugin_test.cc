@@ -55,13 +55,20 @@ TEST(Plugin, OfAnotherBuild) {
   EXPECT_UNAVAILABLE(OTHER_BUILD, "another build of Lockstep", "0.0.0-of-old", "together");
 }
 
-TEST(Plugin, DefaultIsBesideTheLibraryAndSaysWhatIsMissing) {
+TEST(Plugin, IsFoundBesideTheLibrary) {
   EXPECT_EXIT(
       {
         unsetenv("LOCKSTEP_CUDA_PLUGIN");
         const CudaStatus& status = cuda_status();
-        // With a device there is nothing to explain; without one there is.
-        std::exit((status.devices > 0) == status.why.empty() ? 0 : 1);
+        bool right = (status.devices > 0) == status.why.empty();
+        if (BUILT_WITH_CUDA) {  // then it loads, with a GPU or without
+          right = right && status.path == std::string(BUILD_FOLDER) + "/liblockstep_cuda.so" &&
+                  cuda_facts().size() >= 2;
+        } else {
+          right = right && status.why.find("CUDA Toolkit") != std::string::npos;
+        }
+        std::fputs((status.path + "; " + status.why).c_str(), stderr);
+        std::exit(right ? 0 : 1);
       },
       testing::ExitedWithCode(0), "");
 }

@@ -5,9 +5,14 @@
 
 #include <gtest/gtest.h>
 
+#include "lockstep/distributed/data_parallel.h"
+#include "lockstep/distributed/sync_batch_norm.h"
 #include "lockstep/distributed/threads_group.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/random.h"
+#include "lockstep/nn/nn.h"
+#include "lockstep/optim/sgd.h"
 
 namespace lockstep::distributed {
 namespace {
@@ -18,19 +23,19 @@ using Values = std::vector<double>;
 Buffer buffer_of(const Tensor& t) { return {t.data_ptr(), t.numel(), t.dtype(), t.device()}; }
 
 // Runs `test` with two ranks as threads, whose groups have been wrapped.
-void with_two_ranks(const std::function<void(ProcessGroup&)>& test) {
+using Group = std::shared_ptr<ProcessGroup>;
+void with_two_ranks(const std::function<void(const Group&)>& test) {
   run_thread_ranks(2, [&](ProcessGroup& group) {
     // The wrapper shares the group that the caller owns.
-    const auto staged =
-        make_staged_group(std::shared_ptr<ProcessGroup>(&group, [](ProcessGroup*) {}));
-    test(*staged);
+    test(make_staged_group(Group(&group, [](ProcessGroup*) {})));
   });
 }
 
 Tensor on_gpu(Values values) { return from_span<double>(values, {std::ssize(values)}).to(kCuda); }
 
 TEST(StagedGroup, MovesWhatTheCollectivesSay) {
-  with_two_ranks([](ProcessGroup& group) {
+  with_two_ranks([](const Group& shared) {
+    ProcessGroup& group = *shared;
     const double r = group.rank();
     const Tensor sum = on_gpu({1 + r, 10 * r, -r});
     group.all_reduce(buffer_of(sum)).wait();
@@ -55,7 +60,8 @@ TEST(StagedGroup, MovesWhatTheCollectivesSay) {
 }
 
 TEST(StagedGroup, PartsOfItsOwnMemoryStayInPlace) {
-  with_two_ranks([](ProcessGroup& group) {
+  with_two_ranks([](const Group& shared) {
+    ProcessGroup& group = *shared;
     const auto memory = group.allocate(4 * sizeof(double), kCuda);
     const Tensor all = from_memory(memory->data(), {4}, DType::kFloat64, memory, kCuda);
     EXPECT_EQ(all.to_vector(), (Values{0, 0, 0, 0}));
@@ -79,7 +85,8 @@ TEST(StagedGroup, PartsOfItsOwnMemoryStayInPlace) {
 }
 
 TEST(StagedGroup, HostBuffersAndDuplicatesWorkAsBefore) {
-  with_two_ranks([](ProcessGroup& group) {
+  with_two_ranks([](const Group& shared) {
+    ProcessGroup& group = *shared;
     double value = group.rank() + 1.0;
     group.all_reduce({&value, 1, DType::kFloat64, Device{}}).wait();
     EXPECT_EQ(value, 3);
@@ -93,7 +100,8 @@ TEST(StagedGroup, HostBuffersAndDuplicatesWorkAsBefore) {
 
 TEST(StagedGroup, AMismatchIsAnErrorOnEveryRank) {
   std::atomic<int> errors = 0;
-  with_two_ranks([&](ProcessGroup& group) {
+  with_two_ranks([&](const Group& shared) {
+    ProcessGroup& group = *shared;
     const Tensor x = on_gpu(Values(static_cast<size_t>(group.rank() + 1), 1.0));
     try {
       group.all_reduce(buffer_of(x)).wait();
@@ -103,6 +111,72 @@ TEST(StagedGroup, AMismatchIsAnErrorOnEveryRank) {
     }
   });
   EXPECT_EQ(errors, 2);
+}
+
+struct Net : nn::Module {
+  nn::Linear first{4, 6}, last{6, 1};
+  nn::BatchNorm1d norm{6};
+  Net() { register_modules({{"first", first}, {"norm", norm}, {"last", last}}); }
+  Tensor forward(const Tensor& x) { return last(relu(norm(first(x)))); }
+};
+
+// Weights and running statistics after three steps of four virtual shards.
+Values after_training(const Group& group) {
+  manual_seed(3);
+  Net net;
+  net.to(kCuda);
+  DataParallel replicas(net, group, {.reduction = {ReductionMode::kBitwise, 4}});
+  optim::SGD sgd(net.parameters(), {.lr = 0.1, .momentum = 0.9});
+  const int64_t shards = 4 / group->size();
+  for (int64_t index = 0; index < 3; ++index) {
+    data::Step step;
+    step.index = index;
+    step.global_samples = 8;
+    for (int64_t shard = shards * group->rank(); shard < shards * (group->rank() + 1); ++shard) {
+      const Tensor x = sin(arange(0, 8, 1, {DType::kFloat32}).view({2, 4}) * 1.7 +
+                           static_cast<double>(10 * index + shard));
+      step.micros.push_back({x.to(kCuda), x.sum({1}, true).to(kCuda), shard, 2});
+    }
+    sgd.zero_grad();
+    for (auto& micro : replicas.accumulate(step)) {
+      replicas.backward(mse_loss(net.forward(micro.x), micro.y), micro.size());
+    }
+    sgd.step();
+  }
+  Values all;
+  for (const auto& list : {net.named_parameters(), net.named_buffers()}) {
+    for (const auto& [name, t] : list) {
+      for (const double value : t.to_vector()) all.push_back(value);
+    }
+  }
+  return all;
+}
+
+TEST(StagedGroup, BitwiseIsTheSameOnOneRankAndTwoWithBuffers) {
+  const Values expected = after_training(make_single_group());
+  ASSERT_GT(expected.size(), 40u);
+  with_two_ranks([&](const Group& group) { EXPECT_EQ(after_training(group), expected); });
+}
+
+// What SyncBatchNorm gives this rank, forward and backward.
+Values normalized(const Group& group, Device device) {
+  SyncBatchNorm norm(3, group);
+  norm.to(device);
+  const Tensor x =
+      (sin(arange(0, 12, 1, {DType::kFloat32}).view({4, 3}) + group->rank())).to(device);
+  x.requires_grad_();
+  const Tensor y = norm(x);
+  (y * y * x.detach()).sum().backward();
+  Values all = y.to_vector();
+  for (const double value : x.grad().to_vector()) all.push_back(value);
+  return all;
+}
+
+TEST(StagedGroup, SyncBatchNormIsTheCpus) {
+  with_two_ranks([](const Group& group) {
+    const Values cpu = normalized(group, Device{}), cuda = normalized(group, kCuda);
+    for (size_t i = 0; i < cpu.size(); ++i) EXPECT_NEAR(cuda[i], cpu[i], 1e-5);
+  });
 }
 
 }  // namespace

@@ -74,6 +74,24 @@ TEST(Loader, YieldsThePlannedStepsInOrder) {
   EXPECT_FALSE(loader.next().has_value());
 }
 
+TEST(Loader, SamplesNeedNoTargets) {
+  class Unlabelled : public Echo {
+   public:
+    using Echo::Echo;
+    Batch get(std::span<const int64_t> indices) const override {
+      Batch batch = Echo::get(indices);
+      batch.y = Tensor();
+      return batch;
+    }
+  };
+  const Unlabelled dataset(20);
+  Loader loader(dataset, sampler_for(dataset), {.first = 0, .last = 1});
+  const auto step = loader.next();
+  ASSERT_TRUE(step.has_value());
+  EXPECT_EQ(step->micros[0].x.numel(), 10);
+  EXPECT_FALSE(step->micros[0].y.defined());
+}
+
 TEST(Loader, NothingToDo) {
   const Echo dataset(20);
   Loader loader(dataset, sampler_for(dataset), {.first = 5, .last = 5});
