@@ -6,6 +6,7 @@
 #include "lockstep/engine/cpu/pointwise_kernels.h"
 #include "lockstep/engine/cpu/thread_pool.h"
 #include "lockstep/engine/tensor/convert.h"
+#include "lockstep/engine/tensor/dispatch.h"
 #include "lockstep/engine/tensor/draw.h"
 #include "lockstep/engine/tensor/walk.h"
 
@@ -13,29 +14,6 @@ namespace lockstep::cpu {
 namespace {
 
 constexpr int64_t kTile = 16384;  // elements per parallel tile
-
-// Calls fn with a value of the C++ type of `dtype`.
-template <typename F>
-void dispatch(DType dtype, F&& fn) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return fn(float{});
-    case DType::kFloat64:
-      return fn(double{});
-    case DType::kBFloat16:
-      return fn(BFloat16{});
-    case DType::kFloat16:
-      return fn(Float16{});
-    case DType::kInt64:
-      return fn(int64_t{});
-    case DType::kInt32:
-      return fn(int32_t{});
-    case DType::kUInt8:
-      return fn(uint8_t{});
-    case DType::kBool:
-      return fn(bool{});
-  }
-}
 
 // Calls fn(out offset, in offset, length) for pieces of innermost runs, in parallel.
 template <typename F>
@@ -118,8 +96,8 @@ void copy_strided(const Tensor& out, const Tensor& in) {
   if (out.numel() == 0) return;
   prepare_this_thread();
   const Walk walk(out, in);
-  dispatch(out.dtype(), [&](auto out_type) {
-    dispatch(in.dtype(), [&](auto in_type) {
+  dispatch_all(out.dtype(), [&](auto out_type) {
+    dispatch_all(in.dtype(), [&](auto in_type) {
       using Out = decltype(out_type);
       using In = decltype(in_type);
       Out* to = static_cast<Out*>(out.data_ptr());
@@ -134,7 +112,7 @@ void copy_strided(const Tensor& out, const Tensor& in) {
 void fill_strided(const Tensor& out, Scalar value) {
   if (out.numel() == 0) return;
   const Walk walk(out, out);
-  dispatch(out.dtype(), [&](auto type) {
+  dispatch_all(out.dtype(), [&](auto type) {
     using T = decltype(type);
     const T v =
         value.is_floating() ? convert<T>(value.to<double>()) : convert<T>(value.to<int64_t>());

@@ -8,6 +8,7 @@
 #include "lockstep/engine/cuda/status.h"
 #include "lockstep/engine/tensor/convert.h"
 #include "lockstep/engine/tensor/dims.h"
+#include "lockstep/engine/tensor/dispatch.h"
 #include "lockstep/engine/tensor/tensor.h"
 
 // What kernels share: launching, dtypes, places in strided tensors, sums within a block.
@@ -52,28 +53,7 @@ template <typename T>
 using Compute =
     std::conditional_t<std::is_same_v<T, BFloat16> || std::is_same_v<T, Float16>, float, T>;
 
-// Calls fn with a value of the C++ type of `dtype`.
-template <typename F>
-void dispatch_all(DType dtype, F&& fn) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return fn(float{});
-    case DType::kFloat64:
-      return fn(double{});
-    case DType::kBFloat16:
-      return fn(BFloat16{});
-    case DType::kFloat16:
-      return fn(Float16{});
-    case DType::kInt64:
-      return fn(int64_t{});
-    case DType::kInt32:
-      return fn(int32_t{});
-    case DType::kUInt8:
-      return fn(uint8_t{});
-    case DType::kBool:
-      return fn(bool{});
-  }
-}
+// As dispatch_all, for the floating dtypes.
 template <typename F>
 void dispatch_floating(const char* op, DType dtype, F&& fn) {
   switch (dtype) {
