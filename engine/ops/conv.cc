@@ -124,9 +124,9 @@ Tensor weight_gradient(const Tensor& gy, const Tensor& x, const Dims& w_sizes,
 void check_dimensions(const char* name, const Tensor& x, const Tensor& weight, int dims) {
   check(x.dim() == dims || x.dim() == dims - 1,
         "Expected {}D (unbatched) or {}D (batched) input to {}, but got input of size: {}",
-        dims - 1, dims, name, x.sizes().str());
+        dims - 1, dims, name, x.sizes());
   check(weight.dim() == dims, "[{}] expects a weight of {} dimensions, got {}", name, dims,
-        weight.sizes().str());
+        weight.sizes());
 }
 
 void check_types(const char* name, const Tensor& x, const Tensor& weight, const Tensor& bias) {
@@ -147,7 +147,7 @@ void check_steps(std::span<const int64_t> stride, std::span<const int64_t> paddi
   check(groups > 0, "non-positive groups is not supported");
   check(all(padding, 0), "negative padding is not supported");
   check(all(stride, 1), "non-positive stride is not supported");
-  check(all(dilation, 1), "dilation should be greater than zero, but got {}", Dims(dilation).str());
+  check(all(dilation, 1), "dilation should be greater than zero, but got {}", Dims(dilation));
 }
 
 std::string product_of_sizes(const Dims& sizes) {
@@ -164,11 +164,11 @@ void check_convolution(const char* name, const Tensor& x, const Tensor& weight, 
   check(weight.size(0) % groups == 0,
         "Given groups={}, expected weight to be divisible by {} at dimension 0, but got weight of "
         "size {} instead",
-        groups, groups, weight.sizes().str());
+        groups, groups, weight.sizes());
   check(x.size(1) == weight.size(1) * groups,
         "Given groups={}, weight of size {}, expected input{} to have {} channels, but got {} "
         "channels instead",
-        groups, weight.sizes().str(), x.sizes().str(), weight.size(1) * groups, x.size(1));
+        groups, weight.sizes(), x.sizes(), weight.size(1) * groups, x.size(1));
   check(!bias.defined() || (bias.dim() == 1 && bias.size(0) == weight.size(0)),
         "Given weight of size {}, expected bias to be 1-dimensional with {} elements, but got bias "
         "of size {} instead",
@@ -224,7 +224,7 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bia
   check(x.size(1) == weight.size(0) && x.size(1) % params.groups == 0,
         "Given transposed=1, weight of size {}, expected input{} to have {} channels, but got {} "
         "channels instead",
-        weight.sizes().str(), x.sizes().str(), weight.size(0), x.size(1));
+        weight.sizes(), x.sizes(), weight.size(0), x.size(1));
   const int64_t channels = weight.size(1) * params.groups;
   check(
       !bias.defined() || (bias.dim() == 1 && bias.size(0) == channels),

@@ -228,7 +228,7 @@ const Tensor& Tensor::copy_(const Tensor& source) const {
   if (source.sizes() != sizes()) {
     const Dims broadcast = broadcast_shapes(sizes(), source.sizes());
     check(broadcast == sizes(), "output with shape {} doesn't match the broadcast shape {}",
-          sizes().str(), broadcast.str());
+          sizes(), broadcast);
   }
   check_no_partial_overlap(*this, source);
   autograd::check_inplace(*this);

@@ -61,7 +61,7 @@ Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
       check(k == d || index.sizes()[k] <= x.sizes()[k],
             "Size does not match at dimension {} expected index {} to be smaller than self {} "
             "apart from dimension {}",
-            k, index.sizes().str(), x.sizes().str(), d);
+            k, index.sizes(), x.sizes(), d);
     }
     check_indices(index, d, size_along(x, d));
   }
@@ -96,7 +96,7 @@ Tensor scatter_add(const Tensor& x, int64_t dim, const Tensor& index, const Tens
       check((k == d || n <= x.sizes()[k]) && n <= used.sizes()[k],
             "Expected index {} to be smaller than self {} apart from dimension {} and to be "
             "smaller size than src {}",
-            index.sizes().str(), x.sizes().str(), d, source.sizes().str());
+            index.sizes(), x.sizes(), d, source.sizes());
       if (n != used.sizes()[k]) used = used.narrow(k, 0, n);
     }
     if (index.dim() == 0) used = used.narrow(0, 0, 1).reshape({});

@@ -131,7 +131,7 @@ std::vector<Tensor> plain_indices(Tensor& x, const std::vector<Tensor>& indices)
         check(at < x.dim() && index.size(d) == x.size(at),
               "The shape of the mask {} at index {} does not match the shape of the indexed tensor "
               "{} at index {}",
-              index.sizes().str(), d, x.sizes().str(), at);
+              index.sizes(), d, x.sizes(), at);
       }
       const Tensor places = nonzero(index);
       for (int d = 0; d < index.dim(); ++d) plain.push_back(places.select(1, d));
@@ -185,8 +185,8 @@ Tensor index_select(const Tensor& x, int64_t dim, const Tensor& index) {
 
 Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& source) {
   check(x.dim() == source.dim(),
-        "index_add_(): self {} and source {} must have the same number of dimensions",
-        x.sizes().str(), source.sizes().str());
+        "index_add_(): self {} and source {} must have the same number of dimensions", x.sizes(),
+        source.sizes());
   if (x.dim() == 0) {
     return autograd::renamed(index_add(x.unsqueeze(0), dim, index, source.unsqueeze(0)).squeeze(0),
                              "IndexAddBackward0");
@@ -207,7 +207,7 @@ Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor
   check(source.sizes() == expected,
         "source tensor shape must match self tensor shape, excluding the specified dimension. Got "
         "self.shape = {} source.shape = {}",
-        x.sizes().str(), source.sizes().str());
+        x.sizes(), source.sizes());
   const Tensor y = empty_dense(x.sizes(), x.dtype(), x.device());
   backend_of(x).copy(y, x);
   backend_of(x).index_add(y, d, flat_index, source.detach().contiguous());
@@ -227,7 +227,7 @@ Tensor index(const Tensor& given, const std::vector<Tensor>& indices) {
     if (!index.defined() || index.device() == x.device()) continue;
     check(index.device().is_cpu(),
           "indices should be either on cpu or on the same device as the indexed tensor ({})",
-          x.device().str());
+          x.device());
     index = index.to(x.device());
   }
   Dims order, rest;

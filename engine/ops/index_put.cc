@@ -24,7 +24,7 @@ Tensor places_of(const Tensor& x, std::vector<Tensor> indices) {
     if (!each.defined()) continue;
     check(each.device().is_cpu() || each.device() == x.device(),
           "indices should be either on cpu or on the same device as the indexed tensor ({})",
-          x.device().str());
+          x.device());
     each = each.to(Device{});
   }
   return index(arange(x.numel()).view(x.sizes()), indices);
@@ -95,7 +95,7 @@ void check_values(const Tensor& x, const Tensor& values, const Tensor& places) {
   check(fits,
         "shape mismatch: value tensor of shape {} cannot be broadcast to indexing result of shape "
         "{}",
-        values.sizes().str(), places.sizes().str());
+        values.sizes(), places.sizes());
 }
 
 }  // namespace

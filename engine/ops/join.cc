@@ -153,7 +153,7 @@ Tensor stack(const std::vector<Tensor>& tensors, int64_t dim) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     check(tensors[i].sizes() == tensors[0].sizes(),
           "stack expects each tensor to be equal size, but got {} at entry 0 and {} at entry {}",
-          tensors[0].sizes().str(), tensors[i].sizes().str(), i);
+          tensors[0].sizes(), tensors[i].sizes(), i);
     rows.push_back(tensors[i].detach().unsqueeze(d));
   }
   const Tensor y = cat(rows, d);

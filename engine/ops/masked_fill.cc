@@ -75,7 +75,7 @@ const Tensor& masked_fill_in_place(const Tensor& self, const Tensor& mask, const
     const autograd::NoGrad no_grad;
     const Tensor y = filled(self, mask, value);
     check(y.sizes() == self.sizes(), "output with shape {} doesn't match the broadcast shape {}",
-          self.sizes().str(), y.sizes().str());
+          self.sizes(), y.sizes());
     backend_of(self).copy(self, y);
   }
   autograd::bump_version(self);

@@ -221,7 +221,7 @@ Tensor dot(const Tensor& a, const Tensor& b) {
   check(a.size(0) == b.size(0),
         "inconsistent tensor size, expected tensor {} and src {} to have the same number of "
         "elements, but got {} and {} elements respectively",
-        a.sizes().str(), b.sizes().str(), a.size(0), b.size(0));
+        a.sizes(), b.sizes(), a.size(0), b.size(0));
   return product_with_vector<DotBackward0>("dot", a, b, {});
 }
 

@@ -297,8 +297,7 @@ Tensor run(PointwiseOp op, const char* name, DTypes dtypes, std::array<Operand, 
   }
   if (self) {
     if (!(self->sizes() == sizes)) [[unlikely]] {
-      fail("output with shape {} doesn't match the broadcast shape {}", self->sizes().str(),
-           sizes.str());
+      fail("output with shape {} doesn't match the broadcast shape {}", self->sizes(), sizes);
     }
     const DType natural = dtypes == DTypes::kFloating && !is_floating(result) ? compute : result;
     check(category(self->dtype()) >= category(natural),

@@ -46,7 +46,7 @@ Dims pooled_sizes(const char* name, const Tensor& x, const Pool2dParams& p) {
   check(x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0,
         "Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for input, but "
         "got:{}",
-        x.sizes().str());
+        x.sizes());
   Dims sizes = x.sizes();
   for (int i = 0; i < 2; ++i) {
     const int64_t room = sizes[2 + i] + 2 * p.padding[i] - p.dilation[i] * (p.kernel[i] - 1) - 1;
@@ -206,13 +206,13 @@ Tensor over_windows(const Tensor& x, int dim, int64_t outputs, Reduce&& reduce) 
 }
 
 void check_adaptive(const char* name, const Tensor& x, int64_t height, int64_t width) {
-  check(x.dim() == 4, "{}(): Expected 3D or 4D tensor, but got {}", name, x.sizes().str());
+  check(x.dim() == 4, "{}(): Expected 3D or 4D tensor, but got {}", name, x.sizes());
   for (int d = 1; d < 4; ++d) {
     check(
         x.size(d) > 0,
         "{}(): Expected input to have non-zero size for non-batch dimensions, but input has sizes "
         "{} with dimension {} being empty",
-        name, x.sizes().str(), d);
+        name, x.sizes(), d);
   }
   check(height >= 0 && width >= 0,
         "{}: elements of output_size must be greater than or equal to 0 but received {{{}, {}}}",

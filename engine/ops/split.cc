@@ -81,14 +81,14 @@ std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t dim) {
     check(size >= 0,
           "split_with_sizes expects split_sizes have only non-negative entries, but got "
           "split_sizes={}",
-          sizes.str());
+          sizes);
     lengths.push_back(size);
     total += size;
   }
   check(total == x.size(d),
         "split_with_sizes expects split_sizes to sum exactly to {} (input tensor's size at "
         "dimension {}), but got split_sizes={}",
-        x.size(d), d, sizes.str());
+        x.size(d), d, sizes);
   return parts_of(x, lengths, d, "SplitWithSizesBackward0");
 }
 

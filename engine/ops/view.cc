@@ -34,9 +34,9 @@ Dims infer_sizes(const Dims& sizes, int64_t numel) {
   check(inferred < 0 || known != 0 || numel != 0,
         "cannot reshape tensor of 0 elements into shape {} because the unspecified dimension size "
         "-1 can be any value and is ambiguous",
-        sizes.str());
+        sizes);
   const bool fits = inferred < 0 ? known == numel : known != 0 && numel % known == 0;
-  check(fits, "shape '{}' is invalid for input of size {}", sizes.str(), numel);
+  check(fits, "shape '{}' is invalid for input of size {}", sizes, numel);
   if (inferred >= 0) result[inferred] = numel / known;
   return result;
 }
@@ -264,14 +264,14 @@ Tensor Tensor::movedim(const Dims& source, const Dims& destination) const {
   check(source.size() == destination.size(),
         "movedim: Invalid source or destination dims: source ({} dims) should contain the same "
         "number of dims as destination ({} dims)",
-        source.str(), destination.str());
+        source, destination);
   Dims order = Dims::filled(dim(), -1);
   std::array<bool, kMaxDims> moved{};
   for (int i = 0; i < source.size(); ++i) {
     const int from = wrap_dim(source[i], dim()), to = wrap_dim(destination[i], dim());
     check(!std::exchange(moved[static_cast<size_t>(from)], true),
-          "movedim: repeated dim in `source` ({})", source.str());
-    check(order[to] < 0, "movedim: repeated dim in `destination` ({})", destination.str());
+          "movedim: repeated dim in `source` ({})", source);
+    check(order[to] < 0, "movedim: repeated dim in `destination` ({})", destination);
     order[to] = from;
   }
   int next = 0;
@@ -319,7 +319,7 @@ Tensor Tensor::expand(const Dims& wanted) const {
   check(lead >= 0,
         "expand(torch.{}Tensor{{{}}}, size={}): the number of sizes provided ({}) must be greater "
         "or equal to the number of dimensions in the tensor ({})",
-        type_name(dtype()), this->sizes().str(), wanted.str(), wanted.size(), dim());
+        type_name(dtype()), this->sizes(), wanted, wanted.size(), dim());
   Dims sizes = wanted, strides = Dims::filled(wanted.size(), 0);
   for (int d = 0; d < wanted.size(); ++d) {
     const int64_t have = d < lead ? 1 : this->sizes()[d - lead];
@@ -334,7 +334,7 @@ Tensor Tensor::expand(const Dims& wanted) const {
     check(sizes[d] == have || have == 1,
           "The expanded size of the tensor ({}) must match the existing size ({}) at non-singleton "
           "dimension {}.  Target sizes: {}.  Tensor sizes: {}",
-          sizes[d], have, d, wanted.str(), this->sizes().str());
+          sizes[d], have, d, wanted, this->sizes());
     if (sizes[d] == have && d >= lead) strides[d] = this->strides()[d - lead];
   }
   const Tensor y = view_of(*this, sizes, strides, storage_offset());
@@ -370,8 +370,7 @@ Tensor Tensor::select(int64_t dim, int64_t index) const {
   const int d = wrap_dim(dim, this->dim());
   const int64_t n = size(d);
   check(index >= -n && index < n,
-        "select(): index {} out of range for tensor of size {} at dimension {}", index,
-        sizes().str(), d);
+        "select(): index {} out of range for tensor of size {} at dimension {}", index, sizes(), d);
   return take_slice(*this, {d, index < 0 ? index + n : index, 1, 1, true});
 }
 

@@ -4,7 +4,23 @@
 
 #include <fmt/format.h>
 
+#include "lockstep/engine/tensor/device.h"
+#include "lockstep/engine/tensor/dims.h"
 #include "lockstep/engine/tensor/error.h"
+
+// Sizes and devices as arguments of check(), which become text only when it fails.
+template <>
+struct fmt::formatter<lockstep::Dims> : fmt::formatter<fmt::string_view> {
+  auto format(const lockstep::Dims& dims, format_context& context) const {
+    return fmt::formatter<fmt::string_view>::format(dims.str(), context);
+  }
+};
+template <>
+struct fmt::formatter<lockstep::Device> : fmt::formatter<fmt::string_view> {
+  auto format(lockstep::Device device, format_context& context) const {
+    return fmt::formatter<fmt::string_view>::format(device.str(), context);
+  }
+};
 
 // Internal: formatted argument checks. Kept out of public headers so that users need no fmt.
 namespace lockstep {

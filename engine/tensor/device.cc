@@ -33,7 +33,7 @@ void fail_on_devices(const char* op, Device a, Device b) {
   fail(
       "Expected all tensors to be on the same device, but found at least two devices, {} and {}! "
       "(in {}; .to(device) moves a tensor)",
-      a.str(), b.str(), op);
+      a, b, op);
 }
 
 }  // namespace lockstep

@@ -41,7 +41,7 @@ Tensor integer_range(Scalar start, Scalar end, Scalar step, const TensorOptions&
 
 Tensor empty(const Dims& sizes, TensorOptions options) {
   for (int64_t n : sizes) {
-    check(n >= 0, "Trying to create tensor with negative dimension {}: {}", n, sizes.str());
+    check(n >= 0, "Trying to create tensor with negative dimension {}: {}", n, sizes);
   }
   return finish(empty_dense(sizes, options.dtype, options.device), options);
 }
@@ -119,7 +119,7 @@ Tensor ones_like(const Tensor& other) { return like(other, 1); }
 template <typename T>
 Tensor from_span(std::span<const T> values, const Dims& sizes, TensorOptions options) {
   check(static_cast<int64_t>(values.size()) == sizes.product(),
-        "[from_span] {} values do not fill sizes {}", values.size(), sizes.str());
+        "[from_span] {} values do not fill sizes {}", values.size(), sizes);
   const Tensor host = empty_dense(sizes, kDTypeOf<T>, Device{});
   if (!values.empty()) {
     backend_of(Device{}).copy_from_host(host.data_ptr(), values.data(), values.size_bytes());

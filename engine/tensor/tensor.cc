@@ -106,7 +106,7 @@ int64_t product_or_overflow(const Dims& sizes) {
 
 void TensorImpl::refresh() {
   numel = product_or_overflow(sizes);
-  check(numel >= 0, "numel: integer multiplication overflow, sizes={}", sizes.str());
+  check(numel >= 0, "numel: integer multiplication overflow, sizes={}", sizes);
   contiguous = true;
   int64_t expected = 1;
   for (int d = sizes.size() - 1; d >= 0 && numel > 0; --d) {
@@ -120,7 +120,7 @@ Tensor empty_dense(const Dims& sizes, DType dtype, Device device) {
   const int64_t numel = product_or_overflow(sizes);
   const auto width = static_cast<int64_t>(size_of(dtype));
   check(numel >= 0 && numel <= std::numeric_limits<int64_t>::max() / width,
-        "Storage size calculation overflowed with sizes={}", sizes.str());
+        "Storage size calculation overflowed with sizes={}", sizes);
   return Tensor(
       make_ptr<TensorImpl>(Storage::allocate(static_cast<size_t>(numel) * size_of(dtype), device),
                            0, sizes, contiguous_strides(sizes), dtype));
