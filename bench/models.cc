@@ -89,6 +89,12 @@ struct ResNet18 : nn::Layer {
 
 }  // namespace
 
+void Workload::to(Device device) {
+  net->to(device);
+  x = x.to(device);
+  y = y.to(device);
+}
+
 Tensor Workload::loss(const Tensor& input, const Tensor& target) const {
   const auto logits = net->forward(input);
   return nn::cross_entropy(logits.view({-1, logits.size(-1)}), target.view({-1}));

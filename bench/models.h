@@ -15,6 +15,7 @@ struct Workload {
   lockstep::Tensor x, y;
   bool sgd = false;  // otherwise Adam
 
+  void to(lockstep::Device device);
   // The mean cross entropy of the logits.
   lockstep::Tensor loss(const lockstep::Tensor& input, const lockstep::Tensor& target) const;
 };

@@ -1,7 +1,8 @@
 // Times a training step on synthetic data, split in its parts: the models and the settings of the
 // usual PyTorch comparison (models.h). One JSON line from rank 0, medians in milliseconds. The
 // batch is per rank. With --alone every rank trains for itself: what the step takes without
-// communication.
+// communication. On a GPU the parts are when the host had issued them; "ms" is the time between the
+// device's first and last step, divided by their number.
 //
 //   train_step --model cnn --batch 64 --threads 1
 //   mpirun -n 2 train_step --model mlp --batch 64 --threads 1
@@ -27,7 +28,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 struct Settings {
-  std::string model = "mlp";
+  std::string model = "mlp", device = "cpu";
   int64_t batch = 64;
   int threads = 1;
   int64_t steps = 0;
@@ -55,7 +56,9 @@ struct Times {
 };
 
 void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& group) {
-  const bench::Workload work = bench::make_workload(s.model, s.batch);
+  const Device device = Device::parse(s.device);
+  bench::Workload work = bench::make_workload(s.model, s.batch);
+  work.to(device);
   distributed::DataParallel replicas(*work.net, s.alone ? distributed::make_single_group() : group,
                                      {.compression = compression(s.compression)});
   const int64_t ranks = replicas.group().size();
@@ -107,15 +110,20 @@ void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& gr
   }
   group->broadcast({&steps, 1, DType::kInt64, {}}, 0).wait();
   times.clear();
+  backend_of(device).synchronize();
+  const auto begin = Clock::now();
   for (int64_t i = 0; i < steps; ++i) step();
+  backend_of(device).synchronize();
+  const double mean = ms(begin, Clock::now()) / static_cast<double>(steps);
   if (group->rank() != 0) return;
   std::printf(
       "{\"model\": \"%s\", \"batch\": %lld, \"threads\": %d, \"ranks\": %d, \"steps\": %lld, "
       "\"bytes\": %zu, "
       "\"ms\": %.4f, \"fwd\": %.4f, \"bwd\": %.4f, \"comm\": %.4f, \"optim\": %.4f}\n",
       s.model.c_str(), static_cast<long long>(s.batch), s.threads, group->size(),
-      static_cast<long long>(steps), bytes, median(times.total), median(times.forward),
-      median(times.backward), median(times.exposed), median(times.optimizer));
+      static_cast<long long>(steps), bytes, device.is_cpu() ? median(times.total) : mean,
+      median(times.forward), median(times.backward), median(times.exposed),
+      median(times.optimizer));
 }
 
 }  // namespace
@@ -125,6 +133,7 @@ int main(int argc, char** argv) {
   CLI::App app("Times a training step");
   app.add_option("--model", s.model)->check(CLI::IsMember(bench::workload_names()));
   app.add_option("--batch", s.batch, "samples per rank")->check(CLI::PositiveNumber);
+  app.add_option("--device", s.device, "cpu or cuda");
   app.add_option("--threads", s.threads, "threads per rank")->check(CLI::PositiveNumber);
   app.add_option("--steps", s.steps, "steps to time; 0: as many as fit --seconds");
   app.add_option("--seconds", s.seconds);
