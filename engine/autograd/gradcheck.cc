@@ -132,12 +132,13 @@ void gradgradcheck(const DifferentiableFunction& function, const std::vector<Ten
     for (const Tensor& g : gradients) {
       if (g.defined()) total += g.numel();
     }
-    Tensor joined = zeros({total}, {DType::kFloat64, output.device()});
+    const TensorOptions on_output{DType::kFloat64, output.device()};  // inputs may be elsewhere
+    Tensor joined = zeros({total}, on_output);
     int64_t at = 0;
     for (const Tensor& g : gradients) {
       if (!g.defined()) continue;
-      const Tensor rows = eye(total, {DType::kFloat64, output.device()}).narrow(0, at, g.numel());
-      joined = joined + sum(g.reshape({-1, 1}) * rows, {0});
+      const Tensor rows = eye(total, on_output).narrow(0, at, g.numel());
+      joined = joined + sum(g.to(output.device()).reshape({-1, 1}) * rows, {0});
       at += g.numel();
     }
     return joined;
