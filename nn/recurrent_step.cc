@@ -1,5 +1,6 @@
 #include "lockstep/nn/recurrent_step.h"
 
+#include "lockstep/engine/autograd/autocast.h"
 #include "lockstep/engine/autograd/function.h"
 #include "lockstep/engine/ops/ops.h"
 
@@ -37,22 +38,29 @@ struct Pieces : autograd::Function<Pieces> {
   }
 };
 
+// To autocast a cell is one op, which computes in the scope's dtype throughout.
+RecurrentState in_autocast_dtype(const RecurrentState& state) {
+  return {autograd::in_autocast_dtype(state.h), autograd::in_autocast_dtype(state.c)};
+}
+
 }  // namespace
 
 std::vector<Tensor> pieces(const Tensor& x, int64_t count, int64_t dim) {
   return Pieces::apply(x, count, dim);
 }
 
-RecurrentState lstm_step(const Tensor& from_input, const RecurrentState& state,
+RecurrentState lstm_step(const Tensor& from_input, const RecurrentState& before,
                          const Tensor& weight_hh, const Tensor& bias_hh) {
+  const RecurrentState state = in_autocast_dtype(before);
   const auto gates = pieces(from_input + linear(state.h, weight_hh, bias_hh), 4, 1);
   const Tensor kept = sigmoid(gates[1]) * state.c;
   const Tensor c = kept + sigmoid(gates[0]) * tanh(gates[2]);
   return {sigmoid(gates[3]) * tanh(c), c};
 }
 
-RecurrentState gru_step(const Tensor& from_input, const RecurrentState& state,
+RecurrentState gru_step(const Tensor& from_input, const RecurrentState& before,
                         const Tensor& weight_hh, const Tensor& bias_hh) {
+  const RecurrentState state = in_autocast_dtype(before);
   const auto x = pieces(from_input, 3, 1);
   const auto h = pieces(linear(state.h, weight_hh, bias_hh), 3, 1);
   const Tensor reset = sigmoid(x[0] + h[0]), update = sigmoid(x[1] + h[1]);

@@ -4,6 +4,7 @@
 
 #include "lockstep/engine/autograd/accumulate.h"
 #include "lockstep/engine/autograd/anomaly_mode.h"
+#include "lockstep/engine/autograd/autocast.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/gradient_slot.h"
 #include "lockstep/engine/autograd/graph_task.h"
@@ -244,6 +245,7 @@ class Run {
 
   bool retain_graph_;
   GradMode mode_;
+  NoAutocast no_autocast_;
   GraphTask* outer_;
   GraphTask task_;
   std::vector<Ptr<Node>> roots_;

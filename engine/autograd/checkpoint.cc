@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "lockstep/engine/autograd/autocast.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/saved_tensor.h"
 #include "lockstep/engine/autograd/saved_tensor_hooks.h"
@@ -33,6 +34,7 @@ struct Replay {
   CheckpointedFunction function;
   std::vector<Input> inputs;
   RandomState random;
+  DType precision = DType::kFloat32;           // of autocast, float32 where it was off
   size_t saved = 0;                            // tensors that the first run saved
   std::vector<std::pair<DType, Dims>> shapes;  // of those
   std::optional<std::vector<Tensor>>
@@ -50,6 +52,7 @@ struct Replay {
       const KeepRandomState keep;
       set_random_state(random);
       const EnableGrad enable;
+      const Autocast autocast(precision);
       const SavedTensorHooks hooks(
           [&](const Tensor& t) {
             tensors.push_back(t);
@@ -89,6 +92,7 @@ Tensor checkpoint(const CheckpointedFunction& function, const std::vector<Tensor
     replay->inputs.push_back({SavedTensor(input), input.requires_grad()});
   }
   replay->random = random_state();
+  if (autocast_enabled()) replay->precision = autocast_dtype();
   const SavedTensorHooks hooks(
       [replay](const Tensor& t) {
         replay->shapes.emplace_back(t.dtype(), t.sizes());

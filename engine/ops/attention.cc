@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/dropout.h"
 #include "lockstep/engine/ops/masks.h"
 #include "lockstep/engine/ops/matmul.h"
@@ -15,6 +16,7 @@ namespace lockstep {
 
 Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, const Tensor& value,
                                     const AttentionOptions& options) {
+  LOCKSTEP_AUTOCAST(scaled_dot_product_attention, query, key, value, options);
   check(query.dim() >= 2 && key.dim() >= 2 && value.dim() >= 2,
         "scaled_dot_product_attention: Expected query, key, and value to all be  at least 2 "
         "dimensional, but got query.dim: {}, key.dim: {} and value.dim: {} instead.",

@@ -6,6 +6,7 @@
 
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/layout.h"
 #include "lockstep/engine/ops/pointwise.h"
@@ -192,6 +193,7 @@ void check_convolution(const char* name, const Tensor& x, const Tensor& weight, 
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
               const Conv2dParams& params) {
+  LOCKSTEP_AUTOCAST(conv2d, x, weight, bias, params);
   check_dimensions("conv2d", x, weight, 4);
   if (x.dim() == 3) return conv2d(x.unsqueeze(0), weight, bias, params).squeeze(0);
   check_convolution("conv2d", x, weight, bias, params.stride, params.padding, params.dilation,
@@ -218,6 +220,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
 // The adjoint of conv2d with respect to its input is the transposed convolution itself.
 Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
                         const ConvTranspose2dParams& params) {
+  LOCKSTEP_AUTOCAST(conv_transpose2d, x, weight, bias, params);
   check_dimensions("conv_transpose2d", x, weight, 4);
   if (x.dim() == 3) return conv_transpose2d(x.unsqueeze(0), weight, bias, params).squeeze(0);
   check_steps(params.stride, params.padding, params.dilation, params.groups);
@@ -270,6 +273,7 @@ struct Conv1dBackward final : OpNode<1> {
 
 Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias,
               const Conv1dParams& params) {
+  LOCKSTEP_AUTOCAST(conv1d, x, weight, bias, params);
   check_dimensions("conv1d", x, weight, 3);
   if (x.dim() == 2) return conv1d(x.unsqueeze(0), weight, bias, params).squeeze(0);
   check_convolution("conv1d", x, weight, bias, {&params.stride, 1}, {&params.padding, 1},

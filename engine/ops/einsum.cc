@@ -4,6 +4,7 @@
 #include <map>
 #include <string>
 
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/matmul.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
@@ -190,6 +191,7 @@ std::vector<std::string_view> split_at_commas(std::string_view text) {
 }  // namespace
 
 Tensor einsum(std::string_view equation, const std::vector<Tensor>& operands) {
+  LOCKSTEP_AUTOCAST(einsum, equation, operands);
   check(!operands.empty(), "einsum(): must provide at least one operand");
   const size_t arrow = equation.find("->");
   const auto inputs = split_at_commas(equation.substr(0, arrow));

@@ -4,6 +4,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
@@ -78,6 +79,7 @@ Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
 }
 
 Tensor scatter_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& source) {
+  LOCKSTEP_AUTOCAST(scatter_add, x, dim, index, source);
   const int d = wrap_dim(dim, x.dim());
   check(index.dtype() == DType::kInt64 || index.numel() == 0,
         "scatter(): Expected dtype int64 for index");

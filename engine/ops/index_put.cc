@@ -2,6 +2,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/index.h"
 #include "lockstep/engine/ops/join.h"
 #include "lockstep/engine/ops/pointwise.h"
@@ -102,6 +103,7 @@ void check_values(const Tensor& x, const Tensor& values, const Tensor& places) {
 
 Tensor index_put(const Tensor& x, const std::vector<Tensor>& indices, const Tensor& values,
                  bool accumulate) {
+  LOCKSTEP_AUTOCAST(index_put, x, indices, values, accumulate);
   const Tensor places = places_of(x, indices);
   check_values(x, values, places);
   return put_recorded(x, places, values, accumulate);

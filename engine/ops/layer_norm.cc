@@ -4,6 +4,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/half.h"
 #include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/pointwise.h"
@@ -137,6 +138,7 @@ int64_t check_shape(const Tensor& x, const Dims& shape, const Tensor& weight, co
 
 Tensor layer_norm(const Tensor& x, const Dims& shape, const Tensor& weight, const Tensor& bias,
                   double eps) {
+  LOCKSTEP_AUTOCAST(layer_norm, x, shape, weight, bias, eps);
   const int64_t columns = check_shape(x, shape, weight, bias);
   return normalised("layer_norm", x, columns == 0 ? 0 : x.numel() / columns, columns, weight, bias,
                     shape, eps, "NativeLayerNormBackward0");
@@ -144,6 +146,7 @@ Tensor layer_norm(const Tensor& x, const Dims& shape, const Tensor& weight, cons
 
 Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias,
                   double eps) {
+  LOCKSTEP_AUTOCAST(group_norm, x, groups, weight, bias, eps);
   check(x.dim() >= 2, "Expected at least 2 dimensions for input tensor but received {}", x.dim());
   const int64_t channels = x.size(1);
   check(groups > 0 && channels % groups == 0,
@@ -164,6 +167,7 @@ Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const T
 }
 
 Tensor rms_norm(const Tensor& x, const Dims& shape, const Tensor& weight, double eps) {
+  LOCKSTEP_AUTOCAST(rms_norm, x, shape, weight, eps);
   check_shape(x, shape, weight, {});
   check_floating("rms_norm", x.dtype());
   if (eps < 0) {

@@ -2,6 +2,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/pointwise_kernel.h"
@@ -127,22 +128,32 @@ Tensor loss(const Tensor& x, const Tensor& target, Reduction reduction, double p
 }  // namespace
 
 Tensor mse_loss(const Tensor& x, const Tensor& target, Reduction reduction) {
+  LOCKSTEP_AUTOCAST(mse_loss, x, target, reduction);
   return loss<Mse>(x, target, reduction, 0);
 }
 
 Tensor l1_loss(const Tensor& x, const Tensor& target, Reduction reduction) {
+  LOCKSTEP_AUTOCAST(l1_loss, x, target, reduction);
   pointwise::check_subtraction(x, target);
   const DType dtype = loss_dtype(x, target);
   return reduced(abs(sub(x.to(dtype), target.to(dtype))), reduction);
 }
 
 Tensor smooth_l1_loss(const Tensor& x, const Tensor& target, Reduction reduction, double beta) {
+  LOCKSTEP_AUTOCAST(smooth_l1_loss, x, target, reduction, beta);
   check(beta >= 0, "smooth_l1_loss does not support negative values for beta.");
   return loss<SmoothL1>(x, target, reduction, beta);
 }
 
 Tensor binary_cross_entropy(const Tensor& x, const Tensor& target, const Tensor& weight,
                             Reduction reduction) {
+  check<Error>(!autograd::autocast_enabled(),
+               "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to "
+               "autocast.\nMany models use a sigmoid layer right before the binary cross entropy "
+               "layer.\nIn this case, combine the two layers using "
+               "torch.nn.functional.binary_cross_entropy_with_logits\nor "
+               "torch.nn.BCEWithLogitsLoss.  binary_cross_entropy_with_logits and BCEWithLogits "
+               "are\nsafe to autocast.");
   check(x.sizes() == target.sizes(),
         "Using a target size ({}) that is different to the input size ({}) is deprecated. Please "
         "ensure they have the same size.",
@@ -162,6 +173,7 @@ Tensor binary_cross_entropy(const Tensor& x, const Tensor& target, const Tensor&
 // (1 - t) x + (1 + (w - 1) t) log(1 + exp(-x)).
 Tensor binary_cross_entropy_with_logits(const Tensor& x, const Tensor& target, const Tensor& weight,
                                         const Tensor& pos_weight, Reduction reduction) {
+  LOCKSTEP_AUTOCAST(binary_cross_entropy_with_logits, x, target, weight, pos_weight, reduction);
   check(x.sizes() == target.sizes(), "Target size ({}) must be the same as input size ({})",
         target.sizes().str(), x.sizes().str());
   check(is_floating(target.dtype()), "result type {} can't be cast to the desired output type {}",
@@ -174,6 +186,7 @@ Tensor binary_cross_entropy_with_logits(const Tensor& x, const Tensor& target, c
 }
 
 Tensor kl_div(const Tensor& x, const Tensor& target, Reduction reduction, bool log_target) {
+  LOCKSTEP_AUTOCAST(kl_div, x, target, reduction, log_target);
   if (log_target) return reduced(mul(exp(target), sub(target, x)), reduction);
   // t log(t) is 0 at 0, and so is its slope here.
   const Tensor zero = le(target, 0);

@@ -6,6 +6,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
@@ -126,6 +127,7 @@ struct AddmmBackward0 final : OpNode<2> {
 }  // namespace
 
 Tensor mm(const Tensor& a, const Tensor& b) {
+  LOCKSTEP_AUTOCAST(mm, a, b);
   check(a.dim() == 2, "self must be a matrix");
   check(b.dim() == 2, "mat2 must be a matrix");
   check(a.size(1) == b.size(0), "mat1 and mat2 shapes cannot be multiplied ({}x{} and {}x{})",
@@ -141,6 +143,7 @@ Tensor mm(const Tensor& a, const Tensor& b) {
 }
 
 Tensor bmm(const Tensor& a, const Tensor& b) {
+  LOCKSTEP_AUTOCAST(bmm, a, b);
   check(a.dim() == 3, "batch1 must be a 3D tensor");
   check(b.dim() == 3, "batch2 must be a 3D tensor");
   check(
@@ -213,6 +216,7 @@ Tensor product_with_vector(const char* name, const Tensor& a, const Tensor& b, c
 }  // namespace
 
 Tensor dot(const Tensor& a, const Tensor& b) {
+  LOCKSTEP_AUTOCAST(dot, a, b);
   check(a.dim() == 1 && b.dim() == 1, "1D tensors expected, but got {}D and {}D tensors", a.dim(),
         b.dim());
   check(a.dtype() == b.dtype(),
@@ -226,6 +230,7 @@ Tensor dot(const Tensor& a, const Tensor& b) {
 }
 
 Tensor mv(const Tensor& a, const Tensor& b) {
+  LOCKSTEP_AUTOCAST(mv, a, b);
   check(a.dim() == 2 && b.dim() == 1, "vector + matrix @ vector expected, got 1, {}, {}", a.dim(),
         b.dim());
   check(a.size(1) == b.size(0), "size mismatch, got {}, {}x{},{}", a.size(0), a.size(0), a.size(1),
@@ -234,6 +239,7 @@ Tensor mv(const Tensor& a, const Tensor& b) {
 }
 
 Tensor matmul(const Tensor& a, const Tensor& b) {
+  LOCKSTEP_AUTOCAST(matmul, a, b);
   check(a.dim() > 0 && b.dim() > 0,
         "both arguments to matmul need to be at least 1D, but they are {}D and {}D", a.dim(),
         b.dim());
@@ -284,6 +290,7 @@ Tensor composed_linear(const Tensor& x, const Tensor& weight, const Tensor& bias
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  LOCKSTEP_AUTOCAST(linear, x, weight, bias);
   if (!bias.defined()) return matmul(x, weight.t());
   if (weight.dim() != 2 || x.dim() == 0 || bias.dim() != 1 || bias.size(0) != weight.size(0)) {
     return composed_linear(x, weight, bias);
@@ -339,6 +346,7 @@ Scalar whole(const char* name, double factor) {
 }  // namespace
 
 Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b, double beta, double alpha) {
+  LOCKSTEP_AUTOCAST(addmm, c, a, b, beta, alpha);
   check(a.dim() == 2, "mat1 must be a matrix, got {}-D tensor", a.dim());
   check(b.dim() == 2, "mat2 must be a matrix, got {}-D tensor", b.dim());
   Tensor y;

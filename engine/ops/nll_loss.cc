@@ -3,6 +3,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/half.h"
 #include "lockstep/engine/ops/index.h"
 #include "lockstep/engine/ops/pointwise.h"
@@ -203,6 +204,7 @@ Reduction reduction_from_name(std::string_view name) {
 
 Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target,
                 const ClassLossOptions& options) {
+  LOCKSTEP_AUTOCAST(nll_loss, log_probabilities, target, options);
   return over_rows("nll_loss", log_probabilities, target, options,
                    [&](const Tensor& x, const Tensor& t) { return nll_of_rows(x, t, options); });
 }
@@ -212,6 +214,7 @@ Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target, Reduction
 }
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const ClassLossOptions& options) {
+  LOCKSTEP_AUTOCAST(cross_entropy, logits, target, options);
   check(options.label_smoothing >= 0 && options.label_smoothing <= 1,
         "label_smoothing must be between 0.0 and 1.0. Got: {}", options.label_smoothing);
   if (is_half(logits.dtype())) {

@@ -8,6 +8,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/saved_tensor.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/functors.h"
 #include "lockstep/engine/ops/pointwise_kernel.h"
 #include "lockstep/engine/tensor/check.h"
@@ -239,6 +240,7 @@ const Tensor& in_place(PointwiseOp op, const char* name, DTypes dtypes, const Te
   LOCKSTEP_UNARY_NODE(op, Name, saved, gradient)                                          \
   }                                                                                       \
   Tensor op(const Tensor& x) {                                                            \
+    LOCKSTEP_AUTOCAST_AS(autocast::policy_of(PointwiseOp::k_##op), op, x);                \
     const Tensor y = pointwise::unary(PointwiseOp::k_##op, #op, DTypes::dtypes, x, 0, 0); \
     return record<op##_node, 1>(y, {x}, op##_node::kSaves, 0, 0);                         \
   }                                                                                       \
@@ -251,6 +253,7 @@ const Tensor& in_place(PointwiseOp op, const char* name, DTypes dtypes, const Te
   LOCKSTEP_UNARY_NODE(op, Name, saved, gradient)                                          \
   }                                                                                       \
   Tensor op(const Tensor& x, double p) {                                                  \
+    LOCKSTEP_AUTOCAST_AS(autocast::policy_of(PointwiseOp::k_##op), op, x, p);             \
     const Tensor y = pointwise::unary(PointwiseOp::k_##op, #op, DTypes::dtypes, x, p, 0); \
     return record<op##_node, 1>(y, {x}, op##_node::kSaves, p, 0);                         \
   }                                                                                       \
@@ -263,6 +266,7 @@ const Tensor& in_place(PointwiseOp op, const char* name, DTypes dtypes, const Te
   LOCKSTEP_UNARY_NODE(op, Name, saved, gradient)                                          \
   }                                                                                       \
   Tensor op(const Tensor& x, double p, double q) {                                        \
+    LOCKSTEP_AUTOCAST_AS(autocast::policy_of(PointwiseOp::k_##op), op, x, p, q);          \
     const Tensor y = pointwise::unary(PointwiseOp::k_##op, #op, DTypes::dtypes, x, p, q); \
     return record<op##_node, 1>(y, {x}, op##_node::kSaves, p, q);                         \
   }                                                                                       \
@@ -277,7 +281,10 @@ const Tensor& in_place(PointwiseOp op, const char* name, DTypes dtypes, const Te
   namespace {                                                                              \
   LOCKSTEP_BINARY_NODE(op, Name, saved_a, gradient_a, saved_b, gradient_b)                 \
   }                                                                                        \
-  Tensor op(const Operand& a, const Operand& b) { LOCKSTEP_BINARY_BODY(op, dtypes, 0, 0) }
+  Tensor op(const Operand& a, const Operand& b) {                                          \
+    LOCKSTEP_AUTOCAST_AS(autocast::policy_of(PointwiseOp::k_##op), op, a, b);              \
+    LOCKSTEP_BINARY_BODY(op, dtypes, 0, 0)                                                 \
+  }
 #define LOCKSTEP_DEFINE_Binary1(op, dtypes, Name, saved_a, gradient_a, saved_b, gradient_b) \
   namespace {                                                                               \
   LOCKSTEP_BINARY_NODE(op, Name, saved_a, gradient_a, saved_b, gradient_b)                  \

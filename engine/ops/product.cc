@@ -2,6 +2,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/join.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
@@ -103,6 +104,7 @@ Tensor widened(const Tensor& x) { return is_floating(x.dtype()) ? x : x.to(DType
 }  // namespace
 
 Tensor prod(const Tensor& x) {
+  LOCKSTEP_AUTOCAST(prod, x);
   Tensor y;
   {
     const autograd::NoGrad no_grad;
@@ -116,6 +118,7 @@ Tensor prod(const Tensor& x) {
 }
 
 Tensor prod(const Tensor& x, int64_t dim, bool keepdim) {
+  LOCKSTEP_AUTOCAST(prod, x, dim, keepdim);
   const int d = wrap_dim(dim, x.dim());
   Tensor y;
   {
@@ -142,6 +145,7 @@ Tensor prod(const Tensor& x, int64_t dim, bool keepdim) {
 }
 
 Tensor cumsum(const Tensor& x, int64_t dim) {
+  LOCKSTEP_AUTOCAST(cumsum, x, dim);
   return running_sum(widened(x), wrap_dim(dim, x.dim()), false);
 }
 

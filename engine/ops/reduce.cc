@@ -5,6 +5,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -135,9 +136,13 @@ struct NormBackward0 final : OpNode<2> {
 
 }  // namespace
 
-Tensor sum(const Tensor& x) { return reduce(x, reduced_dims(x, {}), false, false, "SumBackward0"); }
+Tensor sum(const Tensor& x) {
+  LOCKSTEP_AUTOCAST(sum, x);
+  return reduce(x, reduced_dims(x, {}), false, false, "SumBackward0");
+}
 
 Tensor sum(const Tensor& x, const Dims& dims, bool keepdim) {
+  LOCKSTEP_AUTOCAST(sum, x, dims, keepdim);
   return reduce(x, reduced_dims(x, dims), keepdim, false, "SumBackward1");
 }
 
@@ -169,6 +174,7 @@ Tensor argmax(const Tensor& x, int64_t dim, bool keepdim) {
 }
 
 Tensor norm(const Tensor& x) {
+  LOCKSTEP_AUTOCAST(norm, x);
   Tensor y;
   {
     const autograd::NoGrad no_grad;

@@ -2,6 +2,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/half.h"
 #include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/pointwise.h"
@@ -51,6 +52,7 @@ void check_input(const char* name, const Tensor& x) { check_floating(name, x.dty
 }  // namespace
 
 Tensor log_softmax(const Tensor& x, int64_t dim) {
+  LOCKSTEP_AUTOCAST(log_softmax, x, dim);
   check_input("log_softmax", x);
   if (x.dim() == 0) return log_softmax(x.reshape({1}), dim).reshape({});
   const int d = wrap_dim(dim, x.dim());
@@ -70,6 +72,7 @@ Tensor log_softmax(const Tensor& x, int64_t dim) {
 }
 
 Tensor softmax(const Tensor& x, int64_t dim) {
+  LOCKSTEP_AUTOCAST(softmax, x, dim);
   check_input("softmax", x);
   Tensor y;
   {

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/extreme.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
@@ -129,6 +130,7 @@ Tensor variance(const Tensor& x, const Dims& dims, int64_t correction, bool keep
   Tensor y;
   {
     const autograd::NoGrad no_grad;
+    const autograd::NoAutocast no_autocast;
     y = div(sum(square(sub(x, mean(x, dims, true))), dims, true), std::max(0.0, degrees));
     if (root) y = sqrt(y);
     if (!keepdim) y = y.reshape(dropped_sizes(x, dims)).detach();
@@ -153,6 +155,7 @@ Tensor std(const Tensor& x, const Dims& dims, int64_t correction, bool keepdim) 
 }
 
 Tensor logsumexp(const Tensor& x, const Dims& dims, bool keepdim) {
+  LOCKSTEP_AUTOCAST(logsumexp, x, dims, keepdim);
   if (!is_floating(x.dtype())) return logsumexp(x.to(DType::kFloat32), dims, keepdim);
   const Dims kept = kept_sizes(x, dims);
   Tensor y;
@@ -177,6 +180,7 @@ Tensor logsumexp(const Tensor& x, const Dims& dims, bool keepdim) {
 }
 
 Tensor norm(const Tensor& x, double p, const Dims& dims, bool keepdim) {
+  LOCKSTEP_AUTOCAST(norm, x, p, dims, keepdim);
   check(is_floating(x.dtype()),
         "linalg.vector_norm: Expected a floating point or complex tensor as input. Got {}",
         type_name(x.dtype()));
