@@ -343,6 +343,51 @@ void with_seeds() {
   leave({one.size() == 16, order_with_seed("1") == one, order_with_seed("2") != one});
 }
 
+// The host, a copy back and a second stream that were not told to wait see what is not there yet.
+void with_deferred_work() {
+  setenv("LOCKSTEP_EMULATION_DEFER", "1", 1);
+  cudaStream_t one = nullptr, other = nullptr;
+  cudaEvent_t event = nullptr;
+  unsigned char *device = nullptr, *pinned = nullptr, *unordered = nullptr;
+  unsigned char pageable[4] = {1, 2, 3, 4};
+  static int called = 0;
+  const auto call = [](void*) { ++called; };
+  leave({cudaStreamCreateWithFlags(&one, cudaStreamNonBlocking) == cudaSuccess,
+         cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking) == cudaSuccess,
+         cudaEventCreate(&event) == cudaSuccess, cudaMallocAsync(&device, 4, one) == cudaSuccess,
+         cudaMallocHost(&pinned, 4) == cudaSuccess, cudaMallocHost(&unordered, 4) == cudaSuccess,
+         cudaMemcpyAsync(device, pageable, 4, cudaMemcpyHostToDevice, one) == cudaSuccess,
+         (pageable[0] = 9, true),  // has been read
+         cudaLaunchHostFunc(one, call, nullptr) == cudaSuccess,
+         cudaEventRecord(event, one) == cudaSuccess, cudaEventQuery(event) == cudaErrorNotReady,
+         cudaMemcpyAsync(unordered, device, 4, cudaMemcpyDeviceToHost, other) == cudaSuccess,
+         cudaStreamWaitEvent(other, event) == cudaSuccess,
+         cudaMemcpyAsync(pinned, device, 4, cudaMemcpyDeviceToHost, other) == cudaSuccess,
+         pinned[0] == 0xff, called == 0, cudaStreamSynchronize(other) == cudaSuccess, called == 1,
+         unordered[0] == 0xff, pinned[0] == 1 && pinned[3] == 4,
+         cudaEventQuery(event) == cudaSuccess,
+         // What is pinned is read late, what is not is there when the call returns.
+         cudaMemcpyAsync(device, pinned, 4, cudaMemcpyHostToDevice, one) == cudaSuccess,
+         (pinned[0] = 7, true),
+         cudaMemcpyAsync(pageable, device, 4, cudaMemcpyDeviceToHost, one) == cudaSuccess,
+         pageable[0] == 7 && pageable[1] == 2, cudaFreeAsync(device, one) == cudaSuccess,
+         cudaHostRegister(pageable, 4, cudaHostRegisterDefault) == cudaSuccess,
+         cudaHostRegister(pageable + 2, 4, 0) == cudaErrorHostMemoryAlreadyRegistered,
+         cudaHostUnregister(pageable + 1) == cudaErrorHostMemoryNotRegistered});
+}
+
+void with_late_copies() {
+  setenv("LOCKSTEP_EMULATION_DEFER", "1", 1);
+  cudaStream_t stream = nullptr;
+  unsigned char *device = nullptr, *pinned = nullptr;
+  cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  cudaMallocHost(&pinned, 4);
+  cudaMallocAsync(&device, 4, stream);
+  cudaFreeAsync(device, stream);
+  cudaMemcpyAsync(device, pinned, 4, cudaMemcpyHostToDevice, stream);
+  cudaStreamSynchronize(stream);
+}
+
 void without_protection_keys() {
   while (pkey_alloc(0, 0) >= 0) {
   }
@@ -356,6 +401,8 @@ TEST_F(EmulatedEnvironmentDeathTest, IsReadOnce) {
   EXPECT_EXIT(without_devices(), ::testing::ExitedWithCode(0), "");
   EXPECT_EXIT(with_small_devices(), ::testing::ExitedWithCode(0), "");
   EXPECT_EXIT(with_seeds(), ::testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(with_deferred_work(), ::testing::ExitedWithCode(0), "");
+  EXPECT_DEATH(with_late_copies(), "runs after the memory's release");
   EXPECT_DEATH(without_protection_keys(), "host code touched device memory at 0x");
   EXPECT_DEATH(on_the_wrong_device(), "a kernel touched memory outside of its device's");
 }

@@ -7,7 +7,7 @@
 // What is emulated. Grids, blocks and warps; each thread of a block is a fiber, blocks run one
 // after the other in the thread that launches. __syncthreads, __syncwarp, shuffles and votes are
 // the only places where threads take turns. Streams and events are handles that are checked;
-// all work is done by the time the call returns. Types, constants, signatures and error codes are
+// all work is done by the time the call returns, or on demand as late as can be. Types, constants, signatures and error codes are
 // those of CUDA 13; what this folder lacks does not compile or returns cudaErrorNotSupported.
 //
 // What is caught:
@@ -23,8 +23,10 @@
 //   a line on stderr, then abort(). A shuffle from a lane outside of the mask yields 0xFF bytes.
 // - Launches beyond a device's limits, copies beyond an allocation or with the wrong direction,
 //   handles of another device or already destroyed, releases of unknown pointers: error codes.
+// - Missing ordering between streams or between host and device, in runs in which work is done as
+//   late as possible (LOCKSTEP_EMULATION_DEFER=1; pending.h says what shows then).
 //
-// What it cannot show: missing ordering between streams or between host and device; data races
+// What it cannot show: such ordering in runs in which work is done as it is issued; data races
 // between the barriers of threads that happen to be harmless in every order tried; the memory
 // model (all accesses are sequentially consistent); stale contents of __shared__ arrays, which
 // start as zeros or as the previous block left them; kernels that dereference host memory; waiting
@@ -32,7 +34,7 @@
 //
 // Environment, read once: LOCKSTEP_EMULATED_GPUS is the number of devices (default 1; with 0 every
 // call returns cudaErrorNoDevice), LOCKSTEP_EMULATED_GPU_BYTES the memory of each (default 1 GiB),
-// LOCKSTEP_EMULATION_SEED the seed of the order. `extern __shared__` arrays cannot be emulated:
+// LOCKSTEP_EMULATION_SEED the seed of the order, LOCKSTEP_EMULATION_DEFER=1 defers work. `extern __shared__` arrays cannot be emulated:
 // a kernel takes lockstep::emulation::dynamic_shared() instead. Compile with -Wno-unknown-pragmas
 // where kernels say `#pragma unroll`.
 

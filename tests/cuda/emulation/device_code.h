@@ -4,6 +4,7 @@
 #include <concepts>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -58,9 +59,9 @@ int shuffle_source(WarpKind kind, int operand, int width, const Place& place);
 // The dynamicSmemBytes bytes of the running block.
 void* dynamic_shared();
 
-// Calls run(arguments) once for each thread of the grid.
+// Calls run(arguments.get()) once for each thread of the grid, now or later.
 cudaError_t launch(const cudaLaunchConfig_t* config, const void* kernel, void (*run)(void*),
-                   void* arguments);
+                   const std::shared_ptr<void>& arguments);
 
 template <class T>
 T shuffle(WarpKind kind, unsigned mask, T value, int operand, int width, const Place& place) {
@@ -192,9 +193,10 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   return [&](Parameters... converted) {
-    auto thread = [&]() noexcept { kernel(converted...); };
+    auto thread = [kernel, converted...]() noexcept { kernel(converted...); };
     return lockstep::emulation::launch(
         config, reinterpret_cast<const void*>(kernel),
-        [](void* body) noexcept { (*static_cast<decltype(thread)*>(body))(); }, &thread);
+        [](void* body) noexcept { (*static_cast<decltype(thread)*>(body))(); },
+        std::make_shared<decltype(thread)>(thread));
   }(std::forward<Arguments>(arguments)...);
 }

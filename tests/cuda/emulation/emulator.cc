@@ -5,6 +5,7 @@
 #include "block.h"
 #include "device_code.h"
 #include "device_memory.h"
+#include "pending.h"
 #include "random_order.h"
 #include "runtime_api.h"
 #include "runtime_state.h"
@@ -63,7 +64,7 @@ void run_grid(dim3 grid, Random& random) {
 }  // namespace
 
 cudaError_t launch(const cudaLaunchConfig_t* config, const void* address, void (*run)(void*),
-                   void* arguments) {
+                   const std::shared_ptr<void>& arguments) {
   if (device_count() == 0) {
     return remember(cudaErrorNoDevice);
   }
@@ -75,15 +76,19 @@ cudaError_t launch(const cudaLaunchConfig_t* config, const void* address, void (
   if (error != cudaSuccess) {
     return remember(error);
   }
-  const OpenMemory open(current_device());
-  static uint64_t launches = 0;
-  Random random;
-  random.seed(order_seed());
-  random.seed(random.next() + ++launches);
-  begin_kernel({.address = address, .run = run, .arguments = arguments}, config->gridDim,
-               config->blockDim, config->dynamicSmemBytes, random.next());
-  run_grid(config->gridDim, random);
-  end_kernel();
+  submit(config->stream,
+         [address, run, arguments, device = current_device(), grid = config->gridDim,
+          block = config->blockDim, shared = config->dynamicSmemBytes] {
+           const OpenMemory open(device);
+           static uint64_t launches = 0;
+           Random random;
+           random.seed(order_seed());
+           random.seed(random.next() + ++launches);
+           begin_kernel({.address = address, .run = run, .arguments = arguments.get()}, grid, block,
+                        shared, random.next());
+           run_grid(grid, random);
+           end_kernel();
+         });
   return cudaSuccess;
 }
 

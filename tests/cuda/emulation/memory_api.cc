@@ -1,10 +1,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <list>
 #include <map>
+#include <memory>
 #include <set>
+#include <vector>
 
 #include "device_memory.h"
+#include "pending.h"
 #include "runtime_api.h"
 #include "runtime_state.h"
 
@@ -16,6 +20,7 @@ using namespace lockstep::emulation;
 struct HostBlock {
   size_t bytes = 0;
   int device = 0;
+  bool registered = false;  // pinned after it was allocated
 };
 
 // All guarded by device_mutex().
@@ -26,6 +31,35 @@ std::map<const char*, HostBlock>& host_blocks() {
 std::set<cudaMemPool_t>& pools() {
   static auto* const all = new std::set<cudaMemPool_t>;
   return *all;
+}
+
+// Whether all of [pointer, pointer + bytes) is pinned.
+bool is_pinned(const void* pointer, size_t bytes) {
+  const auto* const at = static_cast<const char*>(pointer);
+  const auto after = host_blocks().upper_bound(at);
+  if (after == host_blocks().begin()) {
+    return false;
+  }
+  const auto& [start, block] = *std::prev(after);
+  return at + bytes <= start + block.bytes;
+}
+
+// Pinned memory that copies which are still to be done will read.
+std::list<std::pair<const char*, size_t>>& awaited_reads() {
+  static auto* const reads = new std::list<std::pair<const char*, size_t>>;
+  return *reads;
+}
+
+// What a copy will write to pinned memory is undefined from now on, unless an earlier copy has yet
+// to read it.
+void spoil(void* pointer, size_t bytes) {
+  auto* const begin = static_cast<char*>(pointer);
+  for (const auto& [from, length] : awaited_reads()) {
+    if (from < begin + bytes && begin < from + length) {
+      return;
+    }
+  }
+  std::memset(begin, 0xff, bytes);
 }
 
 bool pool_lives(cudaMemPool_t pool) { return pools().contains(pool); }
@@ -56,7 +90,8 @@ cudaError_t release(void* pointer) {
                                                                : remember(cudaErrorInvalidValue);
 }
 
-cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                 cudaStream_t stream) {
   if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) {
     return remember(cudaErrorInvalidMemcpyDirection);
   }
@@ -80,12 +115,38 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) 
       static_cast<const char*>(from) < static_cast<char*>(to) + bytes) {
     stop("a copy of %zu bytes from %p to %p overlaps itself", bytes, from, to);
   }
-  const OpenMemory open_to(to_device), open_from(from_device);
-  std::memcpy(to, from, bytes);
+  const bool later_from = from_device >= 0 || is_pinned(from, bytes);
+  const bool later_to = to_device >= 0 || is_pinned(to, bytes);
+  std::shared_ptr<std::vector<char>> kept;
+  if (deferring() && !later_from) {
+    const auto* const begin = static_cast<const char*>(from);
+    kept = std::make_shared<std::vector<char>>(begin, begin + bytes);
+  }
+  if (deferring() && to_device < 0 && later_to) {
+    spoil(to, bytes);
+  }
+  auto& reads = awaited_reads();
+  const bool reads_late = deferring() && from_device < 0 && later_from;
+  const auto read =
+      reads_late ? reads.insert(reads.end(), {static_cast<const char*>(from), bytes}) : reads.end();
+  submit(stream, [to, from, bytes, to_device, from_device, kept, reads_late, read] {
+    if ((to_device >= 0 && !device_memory(to_device).contains(to, bytes)) ||
+        (from_device >= 0 && !device_memory(from_device).contains(from, bytes))) {
+      stop("a copy of %zu bytes from %p to %p runs after the memory's release", bytes, from, to);
+    }
+    const OpenMemory open_to(to_device), open_from(from_device);
+    std::memcpy(to, kept ? kept->data() : from, bytes);
+    if (reads_late) {
+      awaited_reads().erase(read);
+    }
+  });
+  if (!later_to) {
+    finish(stream);
+  }
   return cudaSuccess;
 }
 
-cudaError_t fill(void* pointer, int value, size_t bytes) {
+cudaError_t fill(void* pointer, int value, size_t bytes, cudaStream_t stream) {
   if (bytes == 0) {
     return cudaSuccess;
   }
@@ -94,8 +155,10 @@ cudaError_t fill(void* pointer, int value, size_t bytes) {
   if (device < 0 || !device_memory(device).contains(pointer, bytes)) {
     return remember(cudaErrorInvalidValue);
   }
-  const OpenMemory open(device);
-  std::memset(pointer, value, bytes);
+  submit(stream, [=] {
+    const OpenMemory open(device);
+    std::memset(pointer, value, bytes);
+  });
   return cudaSuccess;
 }
 
@@ -142,6 +205,7 @@ cudaError_t cudaFree(void* pointer) {
     return error;
   }
   const std::lock_guard lock(device_mutex());
+  finish_all();
   return release(pointer);
 }
 
@@ -174,7 +238,19 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
     return error;
   }
   const std::lock_guard lock(device_mutex());
-  return release(pointer);
+  if (!deferring()) {
+    return release(pointer);
+  }
+  const int device = device_of(pointer);
+  if (device < 0 || !device_memory(device).contains(pointer, 0)) {
+    return remember(cudaErrorInvalidValue);
+  }
+  submit(stream, [pointer] {
+    if (release(pointer) != cudaSuccess) {
+      stop("%p is released twice", pointer);
+    }
+  });
+  return cudaSuccess;
 }
 
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned int flags) {
@@ -209,10 +285,49 @@ cudaError_t cudaFreeHost(void* pointer) {
     return error;
   }
   const std::lock_guard lock(device_mutex());
-  if (host_blocks().erase(static_cast<const char*>(pointer)) == 0) {
+  const auto found = host_blocks().find(static_cast<const char*>(pointer));
+  if (found == host_blocks().end() || found->second.registered) {
     return remember(cudaErrorInvalidValue);
   }
+  finish_all();
+  host_blocks().erase(found);
   std::free(pointer);
+  return cudaSuccess;
+}
+
+cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned int flags) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (pointer == nullptr || bytes == 0 ||
+      (flags & ~static_cast<unsigned>(cudaHostRegisterPortable)) != 0) {
+    return remember(cudaErrorInvalidValue);
+  }
+  const auto* const begin = static_cast<const char*>(pointer);
+  const std::lock_guard lock(device_mutex());
+  const auto next = host_blocks().upper_bound(begin);
+  if ((next != host_blocks().end() && next->first < begin + bytes) ||
+      (next != host_blocks().begin() &&
+       std::prev(next)->first + std::prev(next)->second.bytes > begin)) {
+    return remember(cudaErrorHostMemoryAlreadyRegistered);
+  }
+  host_blocks()[begin] = {.bytes = bytes, .device = current_device(), .registered = true};
+  return cudaSuccess;
+}
+
+cudaError_t cudaHostUnregister(void* pointer) {
+  const cudaError_t error = check(nullptr);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  const auto found = host_blocks().find(static_cast<const char*>(pointer));
+  if (found == host_blocks().end() || !found->second.registered) {
+    return remember(cudaErrorHostMemoryNotRegistered);
+  }
+  finish_all();
+  host_blocks().erase(found);
   return cudaSuccess;
 }
 
@@ -252,7 +367,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   const cudaError_t error = check(stream);
-  return error != cudaSuccess ? error : copy(to, from, bytes, kind);
+  return error != cudaSuccess ? error : copy(to, from, bytes, kind, stream);
 }
 
 cudaError_t cudaMemset(void* pointer, int value, size_t bytes) {
@@ -261,7 +376,7 @@ cudaError_t cudaMemset(void* pointer, int value, size_t bytes) {
 
 cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t stream) {
   const cudaError_t error = check(stream);
-  return error != cudaSuccess ? error : fill(pointer, value, bytes);
+  return error != cudaSuccess ? error : fill(pointer, value, bytes, stream);
 }
 
 // -- pools

@@ -7,6 +7,7 @@
 
 #include <unistd.h>
 
+#include "pending.h"
 #include "runtime_api.h"
 #include "runtime_state.h"
 
@@ -132,6 +133,10 @@ constexpr ErrorText kErrors[] = {
      "an illegal memory access was encountered"},
     {cudaErrorLaunchOutOfResources, "cudaErrorLaunchOutOfResources",
      "too many resources requested for launch"},
+    {cudaErrorHostMemoryAlreadyRegistered, "cudaErrorHostMemoryAlreadyRegistered",
+     "part or all of the requested memory range is already mapped"},
+    {cudaErrorHostMemoryNotRegistered, "cudaErrorHostMemoryNotRegistered",
+     "pointer does not correspond to a registered memory region"},
     {cudaErrorAssert, "cudaErrorAssert", "device-side assert triggered"},
     {cudaErrorHardwareStackError, "cudaErrorHardwareStackError", "hardware stack error"},
     {cudaErrorIllegalInstruction, "cudaErrorIllegalInstruction",
@@ -322,7 +327,14 @@ cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
   return cudaSuccess;
 }
 
-cudaError_t cudaDeviceSynchronize() { return check(); }
+cudaError_t cudaDeviceSynchronize() {
+  const cudaError_t error = check();
+  if (error == cudaSuccess) {
+    const std::lock_guard lock(device_mutex());
+    finish_all();
+  }
+  return error;
+}
 
 cudaError_t cudaDriverGetVersion(int* version) {
   if (version == nullptr) {

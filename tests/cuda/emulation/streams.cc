@@ -1,23 +1,30 @@
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <mutex>
 #include <set>
+#include <utility>
+#include <vector>
 
+#include "pending.h"
 #include "runtime_api.h"
 #include "runtime_state.h"
 
-// Streams and events of the emulated runtime. All work is done when it is issued, so they are
-// handles with properties and nothing waits.
+// Streams and events of the emulated runtime. An event is a place in a stream's line of work
+// (pending.h), or none where everything had been done.
 struct CUstream_st {
   int device = 0;
   unsigned flags = 0;
   int priority = 0;
+  std::shared_ptr<lockstep::emulation::Line> line = std::make_shared<lockstep::emulation::Line>();
 };
 
 struct CUevent_st {
   int device = 0;
   bool timed = true, recorded = false;
-  std::chrono::steady_clock::time_point time = {};
+  std::chrono::steady_clock::time_point time = {};  // when it was issued
+  std::shared_ptr<lockstep::emulation::Line> line = nullptr;
+  uint64_t position = 0;
 };
 
 namespace {
@@ -74,6 +81,36 @@ int stream_device(cudaStream_t stream) {
   return handles().streams.contains(stream) ? stream->device : -1;
 }
 
+void submit(cudaStream_t stream, std::function<void()> work) {
+  if (is_default(stream)) {
+    finish_all();
+    work();
+  } else {
+    stream->line->add(std::move(work));
+  }
+}
+
+void finish(cudaStream_t stream) {
+  if (is_default(stream)) {
+    finish_all();
+  } else {
+    stream->line->run_until(stream->line->issued());
+  }
+}
+
+void finish_all() {
+  std::vector<std::shared_ptr<Line>> lines;
+  {
+    const std::lock_guard lock(handles().mutex);
+    for (const auto* stream : handles().streams) {
+      lines.push_back(stream->line);
+    }
+  }
+  for (const auto& line : lines) {
+    line->run_until(line->issued());
+  }
+}
+
 }  // namespace lockstep::emulation
 
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
@@ -119,16 +156,35 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   if (check() != cudaSuccess) {
     return cudaErrorNoDevice;
   }
-  const std::lock_guard lock(handles().mutex);
-  if (handles().streams.erase(stream) == 0) {
-    return remember(cudaErrorInvalidResourceHandle);
+  const std::lock_guard running(device_mutex());
+  {
+    const std::lock_guard lock(handles().mutex);
+    if (handles().streams.erase(stream) == 0) {
+      return remember(cudaErrorInvalidResourceHandle);
+    }
   }
+  finish(stream);
   delete stream;
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return check_stream(stream); }
-cudaError_t cudaStreamQuery(cudaStream_t stream) { return check_stream(stream); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const cudaError_t error = check_stream(stream);
+  if (error == cudaSuccess) {
+    const std::lock_guard lock(device_mutex());
+    finish(stream);
+  }
+  return error;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  const cudaError_t error = check_stream(stream);
+  if (error != cudaSuccess || is_default(stream)) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  return stream->line->reached(stream->line->issued()) ? cudaSuccess : cudaErrorNotReady;
+}
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags) {
   const cudaError_t error = check_stream(stream);
@@ -138,7 +194,12 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   if (flags != cudaEventWaitDefault) {
     return remember(cudaErrorNotSupported);
   }
-  return check_event(event);
+  const cudaError_t wrong = check_event(event);
+  if (wrong == cudaSuccess && event->line != nullptr) {
+    const std::lock_guard lock(device_mutex());
+    submit(stream, [line = event->line, at = event->position] { line->run_until(at); });
+  }
+  return wrong;
 }
 
 cudaError_t cudaStreamGetPriority(cudaStream_t stream, int* priority) {
@@ -197,7 +258,8 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void*
   if (function == nullptr) {
     return remember(cudaErrorInvalidValue);
   }
-  function(data);
+  const std::lock_guard lock(device_mutex());
+  submit(stream, [function, data] { function(data); });
   return cudaSuccess;
 }
 
@@ -245,13 +307,36 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (event->device != stream_device(stream)) {
     return remember(cudaErrorInvalidResourceHandle);
   }
+  const std::lock_guard lock(device_mutex());
   event->recorded = true;
   event->time = std::chrono::steady_clock::now();
+  if (is_default(stream)) {
+    finish_all();
+    event->line = nullptr;
+  } else {
+    event->line = stream->line;
+    event->position = stream->line->issued();
+  }
   return cudaSuccess;
 }
 
-cudaError_t cudaEventQuery(cudaEvent_t event) { return check_event(event); }
-cudaError_t cudaEventSynchronize(cudaEvent_t event) { return check_event(event); }
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  const cudaError_t error = check_event(event);
+  if (error != cudaSuccess || event->line == nullptr) {
+    return error;
+  }
+  const std::lock_guard lock(device_mutex());
+  return event->line->reached(event->position) ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const cudaError_t error = check_event(event);
+  if (error == cudaSuccess && event->line != nullptr) {
+    const std::lock_guard lock(device_mutex());
+    event->line->run_until(event->position);
+  }
+  return error;
+}
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
   cudaError_t error = check(milliseconds);
