@@ -16,6 +16,7 @@
 #include "lockstep/data/atomic_file.h"
 #include "lockstep/data/safetensors_header.h"
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 
@@ -161,6 +162,7 @@ void write_safetensors(const std::filesystem::path& path, const NamedTensors& te
         "[safetensors] {}: the header takes {} bytes; at most {} are allowed", path.string(),
         json.size(), kMaxSafetensorsHeader);
 
+  const SyncAllowed allowed;
   AtomicFile file(path);
   const uint64_t length = json.size();
   file.write(std::as_bytes(std::span(&length, 1)));

@@ -10,6 +10,7 @@
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/collective.h"
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 
@@ -27,6 +28,7 @@ inline uint64_t take(uint64_t lane, uint64_t word) {
 
 uint64_t hash_of(const Tensor& tensor) {
   if (!tensor.defined()) return kAbsent;
+  const SyncAllowed allowed;
   const Tensor dense = tensor.detach().to(Device{}).contiguous();
   const size_t bytes = static_cast<size_t>(dense.numel()) * size_of(dense.dtype());
   return std::max<uint64_t>(fast_hash(dense.data_ptr(), bytes), kAbsent + 1);
@@ -47,6 +49,7 @@ double element(const Tensor& dense, int64_t at) {
 
 // How this rank's tensor differs from the one on rank `root`; empty if it does not. Collective.
 std::string difference(ProcessGroup& group, const Tensor& tensor, int root) {
+  const SyncAllowed allowed;
   const Tensor mine = tensor.detach().to(Device{}).contiguous();
   const Tensor theirs = mine.clone();
   group.broadcast({theirs.data_ptr(), theirs.numel(), theirs.dtype(), theirs.device()}, root)

@@ -5,6 +5,7 @@
 #include "lockstep/data/sampler.h"
 #include "lockstep/distributed/metrics.h"
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/launch/job.h"
 #include "lockstep/launch/job_state.h"
@@ -38,6 +39,7 @@ int64_t count_correct(const Tensor& logits, const data::Batch& batch) {
             is_floating(logits.dtype()),
         "[evaluate] the function must return floating-point logits of shape ({}, classes), got {}",
         batch.size(), logits.defined() ? logits.sizes().str() : "an undefined tensor");
+  const SyncAllowed allowed;
   const Tensor labels = batch.y.to(Device{}).to(DType::kInt64).contiguous();
   const Tensor values = logits.to(Device{});
   if (values.dtype() == DType::kFloat64) return count_correct<double>(values.contiguous(), labels);

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::launch {
@@ -38,6 +39,7 @@ Sha256Digest weights_hash(const NamedTensors& tensors) {
     hash.update(kZero);
     update(hash, static_cast<uint64_t>(tensor.dim()));
     for (const int64_t size : tensor.sizes()) update(hash, static_cast<uint64_t>(size));
+    const SyncAllowed allowed;
     const Tensor dense = tensor.detach().to(Device{}).contiguous();
     hash.update(std::span(static_cast<const std::byte*>(dense.data_ptr()),
                           static_cast<size_t>(dense.numel()) * size_of(dense.dtype())));

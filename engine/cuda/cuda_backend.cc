@@ -1,5 +1,7 @@
 #include "lockstep/engine/cuda/cuda_backend.h"
 
+#include <cstring>
+
 #include "lockstep/engine/cuda/conv.h"
 #include "lockstep/engine/cuda/elementwise.h"
 #include "lockstep/engine/cuda/gemm.h"
@@ -8,17 +10,24 @@
 #include "lockstep/engine/cuda/memory.h"
 #include "lockstep/engine/cuda/norm.h"
 #include "lockstep/engine/cuda/optimizer.h"
+#include "lockstep/engine/cuda/pinned.h"
 #include "lockstep/engine/cuda/pool.h"
 #include "lockstep/engine/cuda/reduction.h"
 #include "lockstep/engine/cuda/scan.h"
 #include "lockstep/engine/cuda/softmax.h"
 #include "lockstep/engine/cuda/sort.h"
 #include "lockstep/engine/cuda/status.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/same_device.h"
+#include "lockstep/engine/transfer.h"
 
 namespace lockstep::cuda {
 namespace {
+
+// The most that a copy from the host passes through pinned memory. More goes by the driver's own,
+// which may wait for the stream.
+constexpr size_t kMostStaged = size_t{32} << 20;
 
 // CUDA's current device belongs to the thread, and somebody else may have changed it.
 void make_current(int device) {
@@ -52,16 +61,20 @@ class CudaEvent final : public Event {
   CudaEvent(const CudaEvent&) = delete;
   CudaEvent& operator=(const CudaEvent&) = delete;
 
-  void wait_on_host() override { check_cuda(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
+  void wait_on_host() override {
+    about_to_wait("an event's wait_on_host()");
+    check_cuda(cudaEventSynchronize(event_), "cudaEventSynchronize");
+  }
   cudaEvent_t get() const { return event_; }
 
  private:
   cudaEvent_t event_ = nullptr;
 };
 
-class CudaBackend final : public Backend {
+class CudaBackend final : public Backend, public Transfers {
  public:
-  explicit CudaBackend(int index) : index_(index), stream_(index), memory_(index, stream_.get()) {}
+  explicit CudaBackend(int index)
+      : index_(index), stream_(index), copies_(index), memory_(index, stream_.get()) {}
 
   Device device() const override { return {DeviceType::kCuda, static_cast<int16_t>(index_)}; }
 
@@ -76,27 +89,81 @@ class CudaBackend final : public Backend {
     }
     memory_.deallocate(data, bytes);
   }
+  // Through pinned memory, so that the caller may go on, and use its own again.
   void copy_from_host(void* to, const void* from, size_t bytes) override {
     if (bytes == 0) return;
+    if (bytes <= kMostStaged) {
+      const cudaStream_t compute = stream();
+      void* const staging = pinned_.allocate(bytes);
+      std::memcpy(staging, from, bytes);
+      const cudaError_t status =
+          cudaMemcpyAsync(to, staging, bytes, cudaMemcpyHostToDevice, compute);
+      pinned_.deallocate(staging, {compute});
+      check_cuda(status, "copy to device");
+      return;
+    }
     check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()),
                "copy to device");
   }
   void copy_to_host(void* to, const void* from, size_t bytes) override {
     if (bytes == 0) return;
+    about_to_wait("a copy to the host");
     check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()), "copy to host");
-    synchronize();
+    check_cuda(cudaStreamSynchronize(stream()), "copy to host");
   }
   size_t bytes_in_use() const override { return memory_.bytes_in_use(); }
   size_t peak_bytes() const override { return memory_.peak_bytes(); }
   void reset_peak_bytes() override { memory_.reset_peak_bytes(); }
 
-  std::shared_ptr<Event> record_event() override { return std::make_shared<CudaEvent>(stream()); }
-  void wait_for(const std::shared_ptr<Event>& event) override {
+  std::shared_ptr<Event> record_event() override { return record_event(Lane::kCompute); }
+  void wait_for(const std::shared_ptr<Event>& event) override { wait_for(event, Lane::kCompute); }
+  void synchronize() override {
+    about_to_wait("synchronize()");
+    check_cuda(cudaStreamSynchronize(stream()), "synchronize");
+    check_cuda(cudaStreamSynchronize(copies_.get()), "synchronize");
+  }
+
+  // -- transfers
+  void* allocate_pinned(size_t bytes) override {
+    make_current(index_);
+    return pinned_.allocate(bytes);
+  }
+  void deallocate_pinned(void* data) noexcept override {
+    try {
+      make_current(index_);
+    } catch (const Error&) {  // the device is lost
+    }
+    pinned_.deallocate(data, {stream_.get(), copies_.get()});
+  }
+  bool pin(void* data, size_t bytes) noexcept override {
+    if (cudaSetDevice(index_) == cudaSuccess &&
+        cudaHostRegister(data, bytes, cudaHostRegisterPortable) == cudaSuccess) {
+      return true;
+    }
+    cudaGetLastError();
+    return false;
+  }
+  void unpin(void* data) noexcept override {
+    if (cudaHostUnregister(data) != cudaSuccess) cudaGetLastError();
+  }
+  void copy_from_pinned(void* to, const void* from, size_t bytes, Lane lane) override {
+    if (bytes == 0) return;
+    check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream(lane)),
+               "copy to device");
+  }
+  void copy_to_pinned(void* to, const void* from, size_t bytes, Lane lane) override {
+    if (bytes == 0) return;
+    check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream(lane)),
+               "copy to host");
+  }
+  std::shared_ptr<Event> record_event(Lane lane) override {
+    return std::make_shared<CudaEvent>(stream(lane));
+  }
+  void wait_for(const std::shared_ptr<Event>& event, Lane lane) override {
     if (const auto* ours = dynamic_cast<const CudaEvent*>(event.get())) {
-      check_cuda(cudaStreamWaitEvent(stream(), ours->get(), 0), "cudaStreamWaitEvent");
+      check_cuda(cudaStreamWaitEvent(stream(lane), ours->get(), 0), "cudaStreamWaitEvent");
     }  // the CPU's events lie in the past
   }
-  void synchronize() override { check_cuda(cudaStreamSynchronize(stream()), "synchronize"); }
 
   void pointwise(PointwiseOp op, const PointwiseCall& call) override {
     run_pointwise(stream(), op, call);
@@ -234,19 +301,21 @@ class CudaBackend final : public Backend {
     cuda::adam_step(stream(), segments, args);
   }
   double sum_of_squares(std::span<const OptimizerSegment> segments) override {
+    about_to_wait("the norm of gradients");
     return cuda::sum_of_squares(stream(), device(), segments);
   }
 
  private:
   // For every call: the thread's device is this one.
-  cudaStream_t stream() const {
+  cudaStream_t stream(Lane lane = Lane::kCompute) const {
     make_current(index_);
-    return stream_.get();
+    return lane == Lane::kCompute ? stream_.get() : copies_.get();
   }
 
   const int index_;
-  const Stream stream_;
+  const Stream stream_, copies_;
   MemoryPool memory_;
+  PinnedPool pinned_;
 };
 
 }  // namespace

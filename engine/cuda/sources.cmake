@@ -12,6 +12,7 @@ function(lockstep_cuda_sources host device)
   set(${host}
     ${folder}/cuda_backend.cc
     ${folder}/memory.cc
+    ${folder}/pinned.cc
     ${folder}/plugin.cc
     ${folder}/status.cc
     PARENT_SCOPE)

@@ -3,6 +3,7 @@
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/pointwise_kernel.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/overlap.h"
@@ -216,6 +217,7 @@ Tensor Tensor::to(Device wanted) const {
   if (device().is_cpu()) {
     backend_of(y).copy_from_host(y.data_ptr(), source.data_ptr(), bytes);
   } else if (wanted.is_cpu()) {
+    const SyncCause cause("to(cpu)");
     backend_of(source).copy_to_host(y.data_ptr(), source.data_ptr(), bytes);
   } else {
     return to(Device{}).to(wanted);

@@ -7,6 +7,7 @@
 
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep {
@@ -140,6 +141,7 @@ std::string body(const Tensor& t, const Elements& elements, int dim, int64_t pos
 
 std::string format_tensor(const Tensor& t) {
   if (!t.defined()) return "None";
+  const SyncAllowed allowed;
   std::string out = "tensor(";
   std::vector<std::string> suffixes;
   if (!t.device().is_cpu()) suffixes.push_back(fmt::format("device='{}'", t.device().str()));
@@ -172,6 +174,7 @@ std::string format_tensor(const Tensor& t) {
 
 std::string format_value(const Tensor& t) {
   if (!t.defined() || t.dim() != 0) return format_tensor(t);
+  const SyncAllowed allowed;
   const Scalar v = t.item_scalar();
   if (t.dtype() == DType::kBool) return v.to<bool>() ? "True" : "False";
   if (!v.is_floating()) return fmt::format("{}", v.to<int64_t>());

@@ -6,6 +6,7 @@
 
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/print.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
@@ -166,12 +167,14 @@ Scalar Tensor::item_scalar() const {
   const TensorImpl& t = checked(impl_);
   check(t.numel == 1, "a Tensor with {} elements cannot be converted to Scalar", t.numel);
   alignas(8) unsigned char bytes[8];
+  const SyncCause cause("item()");
   backend_of(device()).copy_to_host(bytes, t.data(), size_of(t.dtype));
   return read_scalar(t.dtype, bytes);
 }
 
 std::vector<double> Tensor::to_vector() const {
   const autograd::NoGrad no_grad;
+  const SyncCause cause("to_vector()");
   const Tensor host = detach().to(DType::kFloat64).to(Device{}).contiguous();
   const double* values = host.data<double>();
   return {values, values + host.numel()};

@@ -8,9 +8,11 @@
 
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/plugin.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/memory.h"
 #include "lockstep/engine/tensor/random.h"
+#include "lockstep/engine/transfer.h"
 #include "lockstep/optim/adam.h"
 #include "lockstep/optim/clip.h"
 #include "lockstep/optim/sgd.h"
@@ -211,6 +213,88 @@ TEST(CudaBackend, OutOfMemorySaysWhoHoldsWhatAndLosesNothing) {
   }
   EXPECT_EQ(memory_allocated(kCuda), before);
   EXPECT_EQ(kept.sum().item(), 1000);
+}
+
+TEST(CudaBackend, PinnedMemoryMovesWithoutWaiting) {
+  Transfers& transfers = *transfers_of(kCuda);
+  EXPECT_EQ(transfers_of(Device{}), nullptr);
+  const Tensor x = arange(0, 1000, 1, {DType::kFloat32}).to(kCuda), y = zeros_like(x);
+  const size_t bytes = 1000 * sizeof(float);
+  const PinnedMemory there(transfers, bytes), back(transfers, bytes);
+  auto* const values = static_cast<float*>(there.data());
+  // From the compute stream to the host beside it, and back.
+  x.mul_(2.0);
+  transfers.wait_for(transfers.record_event(Lane::kCompute), Lane::kCopies);
+  transfers.copy_to_pinned(values, x.data_ptr(), bytes, Lane::kCopies);
+  transfers.record_event(Lane::kCopies)->wait_on_host();
+  EXPECT_EQ(values[999], 1998.0f);
+  for (int i = 0; i < 1000; ++i) values[i] = static_cast<float>(i);
+  transfers.copy_from_pinned(y.data_ptr(), values, bytes, Lane::kCopies);
+  transfers.wait_for(transfers.record_event(Lane::kCopies), Lane::kCompute);
+  y.add_(1.0);
+  transfers.copy_to_pinned(back.data(), y.data_ptr(), bytes, Lane::kCompute);
+  transfers.record_event(Lane::kCompute)->wait_on_host();
+  EXPECT_EQ(static_cast<const float*>(back.data())[999], 1000.0f);
+}
+
+TEST(CudaBackend, PinnedMemoryIsReusedOnceItsCopiesAreDone) {
+  Transfers& transfers = *transfers_of(kCuda);
+  const Tensor x = zeros({1000}, {DType::kFloat32, kCuda});
+  const auto use = [&](float value) {
+    const PinnedMemory memory(transfers, 4000);
+    auto* const values = static_cast<float*>(memory.data());
+    std::fill(values, values + 1000, value);
+    transfers.copy_from_pinned(x.data_ptr(), values, 4000, Lane::kCopies);
+    return memory.data();
+  };
+  const Tensor sums = zeros({1000}, {DType::kFloat32, kCuda});
+  void* last = nullptr;
+  for (int i = 1; i <= 4; ++i) {
+    transfers.wait_for(transfers.record_event(Lane::kCompute), Lane::kCopies);
+    last = use(static_cast<float>(i));
+    transfers.wait_for(transfers.record_event(Lane::kCopies), Lane::kCompute);
+    sums.add_(x);
+  }
+  EXPECT_EQ(sums.to_vector(), std::vector<double>(1000, 10.0));
+  backend_of(kCuda).synchronize();
+  bool reused = false;  // what is given back goes to the end of the queue
+  for (int i = 0; i < 8; ++i) {
+    reused = reused || use(0) == last;
+    backend_of(kCuda).synchronize();
+  }
+  EXPECT_TRUE(reused);
+}
+
+TEST(CudaBackend, ASyncDebugModeFindsWhatWaits) {
+  const Tensor x = ones({2}, {DType::kFloat32, kCuda}), one = sum(x);
+  x.set_grad(ones({2}, {DType::kFloat32, kCuda}));
+  EXPECT_EQ(cuda::get_sync_debug_mode(), cuda::SyncDebugMode::kDefault);
+  EXPECT_NE(text_of_error([] { cuda::set_sync_debug_mode("throw"); }).find("got 'throw'"),
+            std::string::npos);
+  cuda::set_sync_debug_mode("error");
+  const std::pair<const char*, std::function<void()>> waiting[] = {
+      {"item()", [&] { one.item(); }},
+      {"to_vector()", [&] { x.to_vector(); }},
+      {"to(cpu)", [&] { x.to(Device{}); }},
+      {"synchronize()", [&] { backend_of(kCuda).synchronize(); }},
+      {"wait_on_host()", [&] { backend_of(kCuda).record_event()->wait_on_host(); }},
+      {"norm of gradients", [&] { optim::clip_grad_norm_({x}, 1.0); }}};
+  for (const auto& [name, run] : waiting) {
+    const std::string text = text_of_error(run);
+    EXPECT_NE(text.find("synchronizing CUDA operation"), std::string::npos) << text;
+    EXPECT_NE(text.find(name), std::string::npos) << text;
+    const SyncAllowed allowed;
+    EXPECT_EQ(text_of_error(run), "no error");
+  }
+  EXPECT_EQ(x.str(), "tensor([1., 1.], device='cuda:0')");
+  EXPECT_EQ(text_of_error([&] { matmul(x, x.to(DType::kFloat64).to(DType::kFloat32)); }),
+            "no error");
+  cuda::set_sync_debug_mode("warn");
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(one.item(), 2.0);
+  const std::string text = ::testing::internal::GetCapturedStderr();
+  cuda::set_sync_debug_mode("default");
+  EXPECT_NE(text.find("item() waits"), std::string::npos) << text;
 }
 
 TEST(CudaBackend, EventsOrderAndThreadsShareTheDevice) {
