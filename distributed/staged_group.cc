@@ -1,6 +1,7 @@
 #include "lockstep/distributed/staged_group.h"
 
 #include <cstddef>
+#include <exception>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -8,98 +9,172 @@
 
 #include "lockstep/distributed/collective.h"
 #include "lockstep/distributed/device_memory.h"
-#include "lockstep/engine/backend.h"
+#include "lockstep/distributed/work_queue.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/transfer.h"
 
+// The way of a collective in the group's own memory, an all-reduce of a bucket above all:
+//
+//   caller:  issue; goes on computing                           Work::wait(): the compute stream
+//            |                                                  |   waits for `received`
+//   copies:  [wait for compute so far] [to the host] sent       [to the device] received
+//                                                    |          |
+//   queue's thread:                      waits for `sent`, the inner group's collective
+//
+// Other memory of the device may be released by its owner at any time after a Work was dropped. So
+// it is touched by the compute stream only, where its release has its place, too: the copy to the
+// host, into pinned memory of the call's own, stands where the call was issued, and the copy back
+// where it is waited for.
 namespace lockstep::distributed {
 namespace {
 
-// Which host memory stands for which memory of a device. Outlives the group with the memory.
-class Twins {
+class StagedMemory;
+
+// The group's memory on devices, by address. Outlives the group with the memory.
+class Registry {
  public:
-  void add(const void* device, size_t bytes, std::byte* host) {
+  void add(const void* data, const std::weak_ptr<StagedMemory>& memory) {
     const std::lock_guard lock(mutex_);
-    twins_[static_cast<const std::byte*>(device)] = {bytes, host};
+    memory_[static_cast<const std::byte*>(data)] = memory;
   }
-  void remove(const void* device) noexcept {
+  void remove(const void* data) noexcept {
     const std::lock_guard lock(mutex_);
-    twins_.erase(static_cast<const std::byte*>(device));
+    memory_.erase(static_cast<const std::byte*>(data));
   }
-  // Null where there is none that holds all of the buffer.
-  std::byte* find(const Buffer& buffer) const {
-    const auto* at = static_cast<const std::byte*>(buffer.data);
-    const std::lock_guard lock(mutex_);
-    auto next = twins_.upper_bound(at);
-    if (next == twins_.begin()) return nullptr;
-    const auto& [begin, twin] = *--next;
-    const auto offset = static_cast<size_t>(at - begin);
-    return offset + buffer.bytes() <= twin.bytes ? twin.host + offset : nullptr;
-  }
+  // The one that holds all of the buffer, or null.
+  std::shared_ptr<StagedMemory> find(const Buffer& buffer) const;
 
  private:
-  struct Twin {
-    size_t bytes;
-    std::byte* host;
-  };
   mutable std::mutex mutex_;
-  std::map<const std::byte*, Twin> twins_;
+  std::map<const std::byte*, std::weak_ptr<StagedMemory>> memory_;
 };
 
+// Memory on a device, and that of the inner group which stands for it.
 class StagedMemory final : public Memory {
  public:
-  StagedMemory(std::shared_ptr<Twins> twins, std::shared_ptr<Memory> host, size_t bytes,
+  StagedMemory(std::shared_ptr<Registry> registry, std::shared_ptr<Memory> host, size_t bytes,
                Device device)
-      : twins_(std::move(twins)), host_(std::move(host)), device_(bytes, device) {
-    if (bytes > 0) twins_->add(data(), bytes, static_cast<std::byte*>(host_->data()));
+      : registry_(std::move(registry)),
+        host_(std::move(host)),
+        device_(bytes, device),
+        transfers_(*transfers_of(device)),
+        pinned_(bytes > 0 && transfers_.pin(host_->data(), bytes)) {}
+  // Copies of a collective that nobody has waited for may be under way.
+  ~StagedMemory() override {
+    registry_->remove(data());
+    try {
+      const SyncAllowed allowed;
+      transfers_.record_event(Lane::kCopies)->wait_on_host();
+    } catch (const std::exception&) {  // the device is lost, and copies nothing
+    }
+    if (pinned_) transfers_.unpin(host_->data());
   }
-  ~StagedMemory() override { twins_->remove(data()); }
   StagedMemory(const StagedMemory&) = delete;
   StagedMemory& operator=(const StagedMemory&) = delete;
   void* data() const override { return device_.data(); }
   size_t bytes() const override { return device_.bytes(); }
 
+  // What stands for a place in it.
+  std::byte* on_host(const void* at) const {
+    return static_cast<std::byte*>(host_->data()) +
+           (static_cast<const std::byte*>(at) - static_cast<const std::byte*>(data()));
+  }
+
  private:
-  std::shared_ptr<Twins> twins_;
-  std::shared_ptr<Memory> host_;
-  DeviceMemory device_;
+  const std::shared_ptr<Registry> registry_;
+  const std::shared_ptr<Memory> host_;
+  const DeviceMemory device_;
+  Transfers& transfers_;
+  const bool pinned_;
+};
+
+std::shared_ptr<StagedMemory> Registry::find(const Buffer& buffer) const {
+  const auto* at = static_cast<const std::byte*>(buffer.data);
+  const std::lock_guard lock(mutex_);
+  const auto next = memory_.upper_bound(at);
+  if (next == memory_.begin()) return nullptr;
+  const auto& [begin, weak] = *std::prev(next);
+  std::shared_ptr<StagedMemory> memory = weak.lock();
+  const auto offset = static_cast<size_t>(at - begin);
+  return memory && offset + buffer.bytes() <= memory->bytes() ? memory : nullptr;
+}
+
+// One collective on its way, with all that it needs until its end, whoever has dropped the Work.
+struct Staged {
+  Staged(Transfers& device, const Collective& call) : transfers(device), on_host(call) {}
+
+  Transfers& transfers;
+  Collective on_host;
+  std::shared_ptr<StagedMemory> in, out;  // the group's memory, or none:
+  std::unique_ptr<PinnedMemory> staging;  // then memory of the call's own
+  std::shared_ptr<Event> sent;            // null: there is nothing to wait for
+  std::shared_ptr<Event> received;        // in the group's memory, once the queue is through
 };
 
 // A collective on the host whose result belongs on the device.
 class StagedWork final : public Work::State {
  public:
-  StagedWork(Work inner, Buffer target, const std::byte* source, std::vector<std::byte> staging)
-      : inner_(std::move(inner)), target_(target), source_(source), staging_(std::move(staging)) {}
+  StagedWork(Work queued, std::shared_ptr<Staged> staged, const Buffer& target)
+      : queued_(std::move(queued)), staged_(std::move(staged)), target_(target) {}
 
-  bool is_completed() const override { return inner_.is_completed(); }
+  bool is_completed() const override { return queued_.is_completed(); }
   void wait() override {
-    inner_.wait();
+    queued_.wait();
     const std::lock_guard lock(mutex_);
-    if (std::exchange(copied_, true)) return;
-    backend_of(target_.device).copy_from_host(target_.data, source_, target_.bytes());
+    if (std::exchange(ordered_, true)) return;
+    if (staged_->received) {
+      staged_->transfers.wait_for(staged_->received, Lane::kCompute);
+    } else {
+      staged_->transfers.copy_from_pinned(target_.data, staged_->on_host.out.data, target_.bytes(),
+                                          Lane::kCompute);
+    }
   }
-  Work::Times times() const override { return inner_.times(); }
+  Work::Times times() const override { return queued_.times(); }
 
  private:
-  Work inner_;
+  Work queued_;
+  const std::shared_ptr<Staged> staged_;
   const Buffer target_;
-  const std::byte* const source_;
-  const std::vector<std::byte> staging_;
   std::mutex mutex_;
-  bool copied_ = false;
+  bool ordered_ = false;
 };
 
 class StagedGroup final : public ProcessGroup {
  public:
   explicit StagedGroup(std::shared_ptr<ProcessGroup> inner)
-      : ProcessGroup(inner->rank(), inner->size()), inner_(std::move(inner)) {}
+      : ProcessGroup(inner->rank(), inner->size()),
+        inner_(std::move(inner)),
+        queue_(fmt::format("ls-staged-{}", rank())) {}
+
+  ~StagedGroup() override {
+    if (std::uncaught_exceptions() > 0 && !queue_.is_idle()) {
+      inner_->abort("an exception destroyed the process group");
+    }
+    queue_.drain_and_join();
+  }
+  StagedGroup(const StagedGroup&) = delete;
+  StagedGroup& operator=(const StagedGroup&) = delete;
 
   std::string_view name() const override { return inner_->name(); }
 
   std::shared_ptr<Memory> allocate(size_t bytes, Device device) override {
-    const LabelScope label(*inner_, current_label());
-    auto host = inner_->allocate(bytes, Device{});
+    std::shared_ptr<Memory> host;
+    std::exception_ptr failure;
+    const auto allocate_on_host = [&, label = current_label()] {
+      try {
+        const LabelScope scope(*inner_, label);
+        host = inner_->allocate(bytes, Device{});
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    };
+    queue_.launch(allocate_on_host, Launch::kBlocking);
+    if (failure) std::rethrow_exception(failure);
     if (device.is_cpu()) return host;
-    return std::make_shared<StagedMemory>(twins_, std::move(host), bytes, device);
+    auto memory = std::make_shared<StagedMemory>(registry_, std::move(host), bytes, device);
+    if (bytes > 0) registry_->add(memory->data(), memory);
+    return memory;
   }
 
   void abort(const std::string& reason) noexcept override {
@@ -111,6 +186,7 @@ class StagedGroup final : public ProcessGroup {
   }
   void set_activity(Phase phase, int64_t step) override {
     ProcessGroup::set_activity(phase, step);
+    const std::lock_guard lock(inner_mutex_);
     inner_->set_activity(phase, step);
   }
   void set_timeout(std::chrono::milliseconds timeout) override {
@@ -129,38 +205,90 @@ class StagedGroup final : public ProcessGroup {
   }
 
   Work issue(const Collective& c, Launch launch) override {
-    const LabelScope label(*inner_, c.label);
-    if (c.in.device.is_cpu()) return forward(c, launch);
-    Collective on_host = c;
-    std::vector<std::byte> staging;
-    on_host.in.data = twins_->find(c.in);
-    on_host.out.data = twins_->find(c.out);
-    if (!on_host.in.data || !on_host.out.data) stage(c, on_host, staging);
-    on_host.in.device = on_host.out.device = Device{};
-    if (c.kind != CollectiveKind::kBroadcast || c.root == rank()) {
-      backend_of(c.in.device).copy_to_host(on_host.in.data, c.in.data, c.in.bytes());
+    if (c.in.device.is_cpu()) {
+      return queue_.launch([this, c] { run_on_host(c); }, launch);
     }
-    const auto* const result = static_cast<const std::byte*>(on_host.out.data);
-    Work work(
-        std::make_shared<StagedWork>(forward(on_host, launch), c.out, result, std::move(staging)));
+    auto staged = std::make_shared<Staged>(*transfers_of(c.in.device), c);
+    staged->on_host.in.device = staged->on_host.out.device = Device{};
+    staged->in = registry_->find(c.in);
+    staged->out = registry_->find(c.out);
+    if (staged->in && staged->out) {
+      staged->on_host.in.data = staged->in->on_host(c.in.data);
+      staged->on_host.out.data = staged->out->on_host(c.out.data);
+    } else {
+      staged->in = staged->out = nullptr;
+      stage(c, *staged);
+    }
+    send(c, *staged);
+    Work queued = queue_.launch([this, staged, target = c.out] { run(staged, target); }, launch);
+    Work work(std::make_shared<StagedWork>(std::move(queued), std::move(staged), c.out));
     if (launch == Launch::kBlocking) work.wait();
     return work;
   }
 
   // Memory of the call's own for both buffers, which may be one, or one a part of the other.
-  static void stage(const Collective& c, Collective& on_host, std::vector<std::byte>& staging) {
+  static void stage(const Collective& c, Staged& staged) {
     const auto begin_of = [](const Buffer& b) { return static_cast<const std::byte*>(b.data); };
     const Buffer& larger = c.in.bytes() > c.out.bytes() ? c.in : c.out;
     const Buffer& smaller = c.in.bytes() > c.out.bytes() ? c.out : c.in;
     const std::byte* const begin = begin_of(larger);
     const bool inside =
         begin_of(smaller) >= begin && begin_of(smaller) + smaller.bytes() <= begin + larger.bytes();
-    staging.resize(larger.bytes() + (inside ? 0 : smaller.bytes()));
     const size_t offset = inside ? static_cast<size_t>(begin_of(smaller) - begin) : larger.bytes();
-    std::byte* const of_larger = staging.data();
-    std::byte* const of_smaller = staging.data() + offset;
-    on_host.in.data = &larger == &c.in ? of_larger : of_smaller;
-    on_host.out.data = &larger == &c.in ? of_smaller : of_larger;
+    staged.staging = std::make_unique<PinnedMemory>(
+        staged.transfers, larger.bytes() + (inside ? 0 : smaller.bytes()));
+    auto* const of_larger = static_cast<std::byte*>(staged.staging->data());
+    std::byte* const of_smaller = of_larger + (of_larger == nullptr ? 0 : offset);
+    staged.on_host.in.data = &larger == &c.in ? of_larger : of_smaller;
+    staged.on_host.out.data = &larger == &c.in ? of_smaller : of_larger;
+  }
+
+  void send(const Collective& c, Staged& staged) const {
+    Transfers& transfers = staged.transfers;
+    const Lane lane = staged.in ? Lane::kCopies : Lane::kCompute;
+    const bool sends = c.kind != CollectiveKind::kBroadcast || c.root == rank();
+    if (staged.in) transfers.wait_for(transfers.record_event(Lane::kCompute), lane);
+    if (sends) {
+      transfers.copy_to_pinned(staged.on_host.in.data, c.in.data, c.in.bytes(), lane);
+    }
+    // What only receives waits, too: the last result may still be on its way from the same place of
+    // the host.
+    if (sends || staged.in) staged.sent = transfers.record_event(lane);
+  }
+
+  // In the queue.
+  void run(const std::shared_ptr<Staged>& staged, const Buffer& target) {
+    Transfers& transfers = staged->transfers;
+    if (staged->sent) {
+      const SyncAllowed allowed;
+      staged->sent->wait_on_host();
+    }
+    try {
+      run_on_host(staged->on_host);
+    } catch (...) {
+      failed_.push_back(staged);
+      throw;
+    }
+    if (!staged->out) return;
+    transfers.copy_from_pinned(target.data, staged->on_host.out.data, target.bytes(),
+                               Lane::kCopies);
+    staged->received = transfers.record_event(Lane::kCopies);
+  }
+
+  // A blocking call that found the queue empty is in the caller's thread.
+  void run_on_host(const Collective& c) {
+    if (!WorkQueue::on_communication_thread()) {
+      const LabelScope label(*inner_, c.label);
+      forward(c, Launch::kBlocking).wait();
+      return;
+    }
+    Work work;
+    {
+      const std::lock_guard lock(inner_mutex_);
+      const LabelScope label(*inner_, c.label);
+      work = forward(c, Launch::kAsync);
+    }
+    work.wait();
   }
 
   Work forward(const Collective& c, Launch launch) {
@@ -185,8 +313,13 @@ class StagedGroup final : public ProcessGroup {
     fail("[staged group] no collective of kind {}", distributed::name_of(c.kind));
   }
 
+  // Of collectives that failed: a peer's message may still arrive there while the inner group
+  // lives.
+  std::vector<std::shared_ptr<Staged>> failed_;
   const std::shared_ptr<ProcessGroup> inner_;
-  const std::shared_ptr<Twins> twins_ = std::make_shared<Twins>();
+  std::mutex inner_mutex_;  // its label and activity, when the queue's thread is at work
+  const std::shared_ptr<Registry> registry_ = std::make_shared<Registry>();
+  WorkQueue queue_;  // issues all of the inner group's collectives
 };
 
 }  // namespace

@@ -10,10 +10,11 @@ namespace lockstep::distributed {
 // sends to the host, where `inner` does the work, and what it receives back. Host buffers pass
 // straight through. Several ranks may share a GPU; where each has its own, NCCL is faster.
 //
-// Issuing a collective waits until the device has finished what it was given before and the data
-// has been copied; the collective itself runs beside what follows. Work::wait() copies the result
-// back, so it is not there before. Memory from allocate() has a twin in `inner`'s memory; other
-// buffers are staged in memory of the call's own.
+// Issuing a collective does not wait for the device. A thread of the group does, runs the
+// collective, and has the result copied back, all of it beside what the device computes.
+// Work::wait() waits for the host's part and orders the device's later work behind the copy. Memory
+// from allocate() has a twin in `inner`'s memory, which is pinned where it can be; other buffers
+// are staged in pinned memory of the call's own, and copied back by Work::wait().
 std::shared_ptr<ProcessGroup> make_staged_group(std::shared_ptr<ProcessGroup> inner);
 
 }  // namespace lockstep::distributed

@@ -113,6 +113,47 @@ TEST(StagedGroup, AMismatchIsAnErrorOnEveryRank) {
   EXPECT_EQ(errors, 2);
 }
 
+// Two collectives of memory of their own and of the group's, which nobody waits for any more.
+TEST(StagedGroup, WhatAnExceptionLeavesBehindIsFreedInTime) {
+  std::atomic<int> unwound = 0;
+  EXPECT_THROW(with_two_ranks([&](const Group& shared) {
+                 const auto memory = shared->allocate(8 * sizeof(double), kCuda);
+                 try {
+                   const auto staged = shared->duplicate();
+                   const Tensor x = on_gpu(Values(1000, 1.0));
+                   Work dropped = staged->all_reduce(buffer_of(x));
+                   const auto own = staged->allocate(8 * sizeof(double), kCuda);
+                   dropped = staged->all_reduce({own->data(), 8, DType::kFloat64, kCuda});
+                   // Of two ranks one comes here.
+                   if (shared->rank() == 0) dropped = staged->all_reduce(buffer_of(on_gpu({1.0})));
+                   throw Error("given up");
+                 } catch (const Error&) {
+                   ++unwound;
+                   throw;
+                 }
+               }),
+               Error);
+  EXPECT_EQ(unwound, 2);
+}
+
+// The memory of a result is overwritten by the next collective only once that has been copied.
+TEST(StagedGroup, OneCollectiveAfterTheOtherInOnePlace) {
+  with_two_ranks([](const Group& shared) {
+    const auto memory = shared->allocate(2 * sizeof(double), kCuda);
+    const Tensor x = from_memory(memory->data(), {2}, DType::kFloat64, memory, kCuda);
+    Tensor sums = zeros({2}, {DType::kFloat64, kCuda});
+    for (int i = 0; i < 4; ++i) {
+      x.fill_(i + 1.0);
+      shared->all_reduce(buffer_of(x)).wait();
+      sums.add_(x);
+      x.fill_(shared->rank() + i);
+      shared->broadcast(buffer_of(x), i % 2).wait();
+      sums.add_(x);
+    }
+    EXPECT_EQ(sums.to_vector(), (Values{28, 28}));  // 2 (1 + 2 + 3 + 4) + 0 + 2 + 2 + 4
+  });
+}
+
 struct Net : nn::Module {
   nn::Linear first{4, 6}, last{6, 1};
   nn::BatchNorm1d norm{6};
