@@ -25,7 +25,7 @@ DataParallel::Accumulation::Accumulation(DataParallel& replicas, data::Step& ste
   replicas.check_reduced("accumulate()");
   if (replicas.plan_) replicas.check_shards(step);
   replicas.accumulation_ = this;
-  replicas.losses_.assign(replicas.losses_.size(), 0.0);
+  replicas.forget_losses();
   replicas.step_index_ = step.index;
   replicas.samples_ = 0;
 }

@@ -6,6 +6,7 @@
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 
@@ -261,10 +262,8 @@ void Bucket::write_trailer(bool poisoned, std::span<const double> extras) {
 
 template <typename T>
 Bucket::Outcome Bucket::read_trailer() {
-  const Buffer source = trailer_buffer();
-  std::vector<T> values(static_cast<size_t>(source.count));
-  backend_of(device_).copy_to_host(values.data(), source.data, source.bytes());
-  const T* trailer = values.data();
+  const T* trailer =
+      static_cast<const T*>(device_.is_cpu() ? trailer_buffer().data : fetched_trailer());
   Outcome outcome;
   for (Entry& entry : entries_) {
     const bool contributed = *trailer++ > T(0);
@@ -275,7 +274,15 @@ Bucket::Outcome Bucket::read_trailer() {
   return outcome;
 }
 
-void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> extras) {
+// Where a step waits for the GPU: what comes next, the optimizer's step above all, depends on it.
+const void* Bucket::fetched_trailer() {
+  const SyncAllowed allowed;
+  trailer_arrived_->wait_on_host();
+  return fetched_->data();
+}
+
+void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> extras,
+                    std::span<const DeviceExtras> on_device) {
   check(extras.size() == extras_, "[bucket] {} extras instead of {}", extras.size(), extras_);
   const autograd::NoGrad no_grad;
   if (reduction_->schedule() == nullptr) {
@@ -293,6 +300,11 @@ void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> 
   } else {
     write_trailer<double>(poisoned, extras);
   }
+  for (const auto& [at, values] : on_device) {
+    char* const extra =
+        static_cast<char*>(trailer_buffer().data) + (entries_.size() + 1 + at) * size_of(dtype_);
+    from_memory(extra, {values.numel()}, dtype_, nullptr, device_).copy_(values);
+  }
   launched_ = true;
   const ProcessGroup::LabelScope label(group, label_);
   reduction_->launch(group, *this);
@@ -303,11 +315,20 @@ void Bucket::proceed(ProcessGroup& group) {
   reduction_->proceed(group, *this);
 }
 
-Bucket::Outcome Bucket::finish() {
-  const Work::Times times = reduction_->finish(*this);
+void Bucket::end_reduction() {
+  times_ = reduction_->finish(*this);
   if (reduction_->schedule() != nullptr) use_slot(0, false);
+  Transfers* const transfers = transfers_of(device_);
+  if (transfers == nullptr) return;
+  const Buffer trailer = trailer_buffer();
+  if (!fetched_) fetched_ = std::make_unique<PinnedMemory>(*transfers, trailer.bytes());
+  transfers->copy_to_pinned(fetched_->data(), trailer.data, trailer.bytes(), Lane::kCompute);
+  trailer_arrived_ = transfers->record_event(Lane::kCompute);
+}
+
+Bucket::Outcome Bucket::finish() {
   Outcome outcome = dtype_ == DType::kFloat32 ? read_trailer<float>() : read_trailer<double>();
-  outcome.times = times;
+  outcome.times = times_;
   outcome.trouble = reduction_->trouble();
   outcome.sent_bytes = reduction_->sent_bytes() > 0 ? reduction_->sent_bytes() : bytes();
   return outcome;

@@ -10,6 +10,7 @@
 #include "lockstep/distributed/process_group.h"
 #include "lockstep/engine/autograd/gradient_slot.h"
 #include "lockstep/engine/tensor/tensor.h"
+#include "lockstep/engine/transfer.h"
 
 namespace lockstep::distributed {
 
@@ -78,15 +79,22 @@ class Bucket {
   void put(size_t entry, const Tensor& gradient);  // as if it came from this pass's backward
   void close();                                    // before the next pass
 
-  // -- one reduction: begin, mark_ready for what gets gradients, launch, finish, settle
+  // -- one reduction: begin, mark_ready for what gets gradients, launch, end_reduction, finish,
+  // settle
   void begin();
   // Returns true when every entry has become ready.
   bool mark_ready(size_t entry);
   bool all_ready() const { return pending_ == 0; }
   bool launched() const { return launched_; }
   // Zeroes the places of entries without a gradient, writes the trailer and starts the reduction.
-  // As many extras as the constructor was told.
-  void launch(ProcessGroup& group, bool poisoned, std::span<const double> extras = {});
+  // As many extras as the constructor was told; some may be on the bucket's device, where they
+  // replace what `extras` says from `at` on.
+  struct DeviceExtras {
+    size_t at = 0;
+    Tensor values;
+  };
+  void launch(ProcessGroup& group, bool poisoned, std::span<const double> extras = {},
+              std::span<const DeviceExtras> on_device = {});
   // When all buckets have been launched, and before the first one is finished.
   void proceed(ProcessGroup& group);
   struct Outcome {
@@ -96,7 +104,10 @@ class Bucket {
     Work::Times times;
     size_t sent_bytes = 0;
   };
-  // Waits and sets the slots' states: reduced, or empty where no rank contributed.
+  // Waits for the reduction; on a GPU, which comes to its end later, it has the trailer fetched
+  // then. Before finish(), for all buckets, so that that waits once.
+  void end_reduction();
+  // Sets the slots' states: reduced, or empty where no rank contributed.
   Outcome finish();
   // Scales what has been reduced, and adds what an earlier reduction had left.
   void settle(double scale = 1.0);
@@ -110,6 +121,7 @@ class Bucket {
   void write_trailer(bool poisoned, std::span<const double> extras);
   template <typename T>
   Outcome read_trailer();
+  const void* fetched_trailer();
   void set_aside_reduced();
   Tensor place(const Entry& entry, const std::shared_ptr<Memory>& memory, int64_t slot = 0) const;
   void use_slot(int slot, bool adds);
@@ -132,6 +144,9 @@ class Bucket {
   bool touched_ = true;  // false: no gradient has come since pass 0 of an idle bucket
   std::vector<Entry> entries_;
   std::shared_ptr<Memory> gradient_memory_, parameter_memory_;
+  Work::Times times_;                       // of the reduction
+  std::unique_ptr<PinnedMemory> fetched_;   // a GPU's trailer,
+  std::shared_ptr<Event> trailer_arrived_;  // once this has come
   Tensor carry_;  // reduced gradients from before a further backward, in the bucket's layout
 };
 

@@ -15,6 +15,7 @@
 #include "lockstep/engine/arithmetic.h"
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/exception_text.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -164,7 +165,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
   check_not_joined("backward()");
   const bool final = scope ? scope->last() : !no_sync_;
   if (!scope) {
-    losses_.assign(losses_.size(), 0.0);
+    forget_losses();
     step_index_ = kNoStep;
   }
   std::exception_ptr failure;
@@ -187,7 +188,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
               : 1.0 / group_->size();
     samples_ += samples;
     const autograd::NoGrad no_grad;
-    losses_[plan_ ? static_cast<size_t>(scope->current().index) : 0] += weight * loss.item();
+    add_loss(plan_ ? static_cast<size_t>(scope->current().index) : 0, weight, loss);
     const Tensor seed = full(loss.sizes(), weight, {loss.dtype(), loss.device()});
     loss.backward(seed);
     if (LayerExchange* layers = LayerExchange::find(*group_)) layers->end_backward();
@@ -212,6 +213,25 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
   }
 }
 
+void DataParallel::forget_losses() {
+  losses_.assign(losses_.size(), 0.0);
+  device_losses_ = Tensor();
+}
+
+// The same arithmetic on every device.
+void DataParallel::add_loss(size_t term, double weight, const Tensor& loss) {
+  const Device device = parameters_.front().second.device();
+  if (device.is_cpu()) {
+    losses_[term] += weight * loss.item();
+    return;
+  }
+  if (!device_losses_.defined()) {
+    device_losses_ = zeros({std::ssize(losses_)}, {DType::kFloat64, device});
+  }
+  const Tensor value = loss.detach().to(DType::kFloat64).to(device).reshape({1});
+  device_losses_.narrow(0, static_cast<int64_t>(term), 1).add_(value * weight);
+}
+
 void DataParallel::set_activity(Phase phase) const {
   if (accumulation_ != nullptr) {
     group_->set_activity(phase, step_index_);
@@ -234,7 +254,7 @@ bool DataParallel::finish(const std::exception_ptr& failure) {
       share.of_samples = group_->size();
     }
   }
-  Reducer::Outcome outcome = reducer_->finish(static_cast<bool>(failure), share);
+  Reducer::Outcome outcome = reducer_->finish(static_cast<bool>(failure), share, device_losses_);
   const int active = outcome.sums.active();
   if (!outcome.sums.same_step) {
     throw_different_steps(

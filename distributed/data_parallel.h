@@ -209,6 +209,8 @@ class DataParallel {
   void remember_unreduced();
   std::string step_name() const;
   void set_activity(Phase phase) const;
+  void forget_losses();
+  void add_loss(size_t term, double weight, const Tensor& loss);
 
   std::shared_ptr<ProcessGroup> group_;
   const DataParallelOptions options_;
@@ -228,7 +230,8 @@ class DataParallel {
 
   // The step under way.
   Accumulation* accumulation_ = nullptr;
-  std::vector<double> losses_;  // this rank's, weighted: their sum, or one for each shard
+  std::vector<double> losses_;  // this rank's, weighted: their sum, or one for each shard;
+  Tensor device_losses_;        // on a GPU in its memory, so that nobody waits for them
   int64_t samples_ = 0;         // this rank's, so far
   int64_t step_index_ = kNoStep;
   int64_t unreduced_ = 0;           // backward()s in no_sync() since the last reduction

@@ -7,6 +7,7 @@
 #include "lockstep/distributed/finite_kernels.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/ops/ops.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::distributed {
@@ -80,21 +81,35 @@ void FiniteCheck::add(const std::string& parameter, const std::string& what) {
   if (!known) findings_.push_back(parameter + "\t" + what);
 }
 
-bool FiniteCheck::found() {
-  if (!asked_.empty()) {
-    const autograd::NoGrad no_grad;
-    std::vector<Tensor> answers;
-    for (const auto& [parameter, answer] : asked_) answers.push_back(answer.to(DType::kFloat64));
-    const std::vector<double> values = stack(answers, 0).to_vector();  // one copy, one wait
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (values[i] != 0.0) add(asked_[i].first, "nan or inf on " + answers[i].device().str());
-    }
-    asked_.clear();
+// One for each question.
+Tensor FiniteCheck::answers() const {
+  const autograd::NoGrad no_grad;
+  std::vector<Tensor> all;
+  for (const auto& [parameter, answer] : asked_) {
+    all.push_back(answer.to(asked_.front().second.dtype()));
   }
-  return !findings_.empty();
+  return stack(all, 0);
 }
 
-void FiniteCheck::fail(ProcessGroup& group, const std::string& step) const {
+Tensor FiniteCheck::answer() const {
+  const autograd::NoGrad no_grad;
+  return asked_.empty() ? Tensor() : sum(answers()).view({1});
+}
+
+// Waits for the device.
+void FiniteCheck::name_answers() {
+  if (asked_.empty()) return;
+  const SyncAllowed allowed;
+  const std::vector<double> values = answers().to_vector();
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto& [parameter, answer] = asked_[i];
+    if (values[i] != 0.0) add(parameter, "nan or inf on " + answer.device().str());
+  }
+  asked_.clear();
+}
+
+void FiniteCheck::fail(ProcessGroup& group, const std::string& step) {
+  name_answers();
   std::string mine;
   for (size_t i = 0; i < std::min(findings_.size(), kNamed); ++i) mine += findings_[i] + "\n";
   if (findings_.size() > kNamed) mine += fmt::format("\t{}\n", findings_.size() - kNamed);

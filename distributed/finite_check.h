@@ -27,13 +27,17 @@ class FiniteCheck {
 
   void begin();  // a new reduction
   void look(const std::string& parameter, const Tensor& gradient);
-  bool found();  // waits for a device's answers
+  bool found() const { return !findings_.empty(); }  // on the host
+  // On a device: one element, 0 unless something is there. Undefined if nothing was looked at.
+  Tensor answer() const;
 
   // Collective, on all ranks once one has found something: throws DistributedError with what all
   // have found. `step` as in "step 31".
-  [[noreturn]] void fail(ProcessGroup& group, const std::string& step) const;
+  [[noreturn]] void fail(ProcessGroup& group, const std::string& step);
 
  private:
+  Tensor answers() const;
+  void name_answers();
   void add(const std::string& parameter, const std::string& what);
 
   bool enabled_;

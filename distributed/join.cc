@@ -42,7 +42,7 @@ void DataParallel::join(const std::function<void()>& follow) {
   int64_t missed_steps = 0;
   {
     const Scope scope(joined_);
-    losses_.assign(losses_.size(), 0.0);
+    forget_losses();
     step_index_ = kNoStep;
     for (;;) {
       reducer_->discard();

@@ -7,6 +7,7 @@
 #include "lockstep/distributed/bucket_plan.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/gradient_slot.h"
+#include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::distributed {
@@ -27,6 +28,13 @@ class BusyTime {
   std::chrono::steady_clock::time_point until_{};
   double seconds_ = 0.0;
 };
+
+// As StepTrailer splits a term of the loss, for terms on a device.
+Tensor split(const Tensor& terms) {
+  const autograd::NoGrad no_grad;
+  const Tensor high = terms.to(DType::kFloat32).to(DType::kFloat64);
+  return stack({high, terms - high}, 1).view({-1});
+}
 
 }  // namespace
 
@@ -322,21 +330,29 @@ void Reducer::look_for_non_finite(const Place& place) {
   }
 }
 
-void Reducer::launch_rest(bool poisoned, const std::vector<double>& extras) {
+void Reducer::launch_rest(bool poisoned, const std::vector<double>& extras,
+                          const std::vector<Bucket::DeviceExtras>& on_device) {
   for (; next_ + 1 < places_.size(); ++next_) {
     if (!places_[next_].idle) places_[next_].bucket->launch(*group_, poisoned);
   }
-  places_.back().bucket->launch(*group_, poisoned, extras);
+  places_.back().bucket->launch(*group_, poisoned, extras, on_device);
 }
 
-Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share) {
+Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share,
+                                 const Tensor& losses) {
   reducing_ = false;
   in_pass_ = false;
   for (Place& place : places_) keep_pass(place);
   std::vector<bool> wanted;
   for (const Place& place : places_) wanted.push_back(is_wanted(place));
   for (size_t i = next_; i < places_.size(); ++i) look_for_non_finite(places_[i]);
-  launch_rest(poisoned, trailer_.write(share, finite_check_.found(), wanted));
+  // A device is not asked to do anything more after it has failed, perhaps.
+  std::vector<Bucket::DeviceExtras> on_device;
+  if (!poisoned && losses.defined()) on_device.push_back({StepTrailer::loss_at(), split(losses)});
+  if (const Tensor answer = poisoned ? Tensor() : finite_check_.answer(); answer.defined()) {
+    on_device.push_back({StepTrailer::non_finite_at(), answer});
+  }
+  launch_rest(poisoned, trailer_.write(share, finite_check_.found(), wanted), on_device);
 
   Outcome outcome;
   BusyTime busy;
@@ -352,6 +368,9 @@ Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share)
   };
   for (const Place& place : places_) {
     if (!place.idle) place.bucket->proceed(*group_);
+  }
+  for (const Place& place : places_) {
+    if (!place.idle) place.bucket->end_reduction();
   }
   Bucket::Outcome last;
   for (size_t i = 0; i < places_.size(); ++i) {
@@ -370,6 +389,7 @@ Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share)
         wake(place);
         place.bucket->launch(*group_, false);
         place.bucket->proceed(*group_);
+        place.bucket->end_reduction();
         finish_bucket(i);
         place.bucket->settle(sums.scale);
       }

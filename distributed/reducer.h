@@ -66,14 +66,15 @@ class Reducer {
     double communication_seconds = 0.0;
     std::vector<data::StepTimeline::AllReduce> all_reduces;
   };
-  // After it: sends what is still there and waits for everything. The same on every rank.
-  Outcome finish(bool poisoned, const StepTrailer::Share& share);
+  // After it: sends what is still there and waits for everything. The same on every rank. A device
+  // may hold the terms of the loss, as float64, instead of the share.
+  Outcome finish(bool poisoned, const StepTrailer::Share& share, const Tensor& losses = {});
   // No gradients anywhere.
   void discard();
   // Whether there are gradients of this rank that no reduction has taken along.
   bool has_unreduced() const;
 
-  const FiniteCheck& finite_check() const { return finite_check_; }
+  FiniteCheck& finite_check() { return finite_check_; }
 
   std::vector<const Bucket*> buckets() const;  // without those that have never been needed
 
@@ -102,7 +103,8 @@ class Reducer {
   void on_gradient(size_t number);
   void launch_ready();
   void look_for_non_finite(const Place& place);
-  void launch_rest(bool poisoned, const std::vector<double>& extras);
+  void launch_rest(bool poisoned, const std::vector<double>& extras,
+                   const std::vector<Bucket::DeviceExtras>& on_device);
 
   std::shared_ptr<ProcessGroup> group_;
   const Options options_;

@@ -63,6 +63,10 @@ StepTrailer::StepTrailer(int rank, int world, size_t loss_terms)
         kMostRanks);
 }
 
+size_t StepTrailer::non_finite_at() { return kNonFinite; }
+
+size_t StepTrailer::loss_at() { return kLoss; }
+
 size_t StepTrailer::joined_at() const { return kLoss + 2 * loss_terms_; }
 
 size_t StepTrailer::wanted_at() const {
@@ -112,7 +116,7 @@ StepTrailer::Sums StepTrailer::read(std::span<const double> extras) const {
   if (active < world_ && samples > 0 && of_samples > 0) {
     sums.scale = of_samples / (active * samples);
   }
-  sums.non_finite = extras[kNonFinite] > 0.0;
+  sums.non_finite = extras[kNonFinite] != 0.0;  // which NaN is not
   std::vector<double> losses;
   for (size_t t = 0; t < loss_terms_; ++t) {
     losses.push_back(extras[kLoss + 2 * t] + extras[kLoss + 2 * t + 1]);

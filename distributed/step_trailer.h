@@ -37,6 +37,10 @@ class StepTrailer {
   };
 
   size_t size(size_t places) const;
+  // Where in it a device writes what only it knows: whether something is not finite, as a number
+  // that is not 0, and for each term of the loss its high and its low part.
+  static size_t non_finite_at();
+  static size_t loss_at();
   // `wanted`: the reducer's places that this rank wants to have reduced.
   std::vector<double> write(const Share& share, bool non_finite,
                             const std::vector<bool>& wanted) const;

@@ -2,6 +2,7 @@
 #include "lockstep/distributed/staged_group.h"
 
 #include <atomic>
+#include <cmath>
 
 #include <gtest/gtest.h>
 
@@ -9,6 +10,7 @@
 #include "lockstep/distributed/sync_batch_norm.h"
 #include "lockstep/distributed/threads_group.h"
 #include "lockstep/engine/ops/ops.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/random.h"
 #include "lockstep/nn/nn.h"
@@ -197,6 +199,81 @@ TEST(StagedGroup, BitwiseIsTheSameOnOneRankAndTwoWithBuffers) {
   const Values expected = after_training(make_single_group());
   ASSERT_GT(expected.size(), 40u);
   with_two_ranks([&](const Group& group) { EXPECT_EQ(after_training(group), expected); });
+}
+
+// A scope in which whoever waits for the device without meaning to gets an exception.
+struct Watched {
+  Watched() { cuda::set_sync_debug_mode("error"); }
+  ~Watched() { cuda::set_sync_debug_mode("default"); }
+  Watched(const Watched&) = delete;
+  Watched& operator=(const Watched&) = delete;
+};
+
+// Three steps of two micro-batches; the losses that were reported.
+Values train_watched(const Group& group, Device device, NonFinite non_finite, double poison) {
+  manual_seed(5);
+  Net net;
+  net.to(device);
+  DataParallel replicas(net, group,
+                        {.first_bucket_bytes = 64, .bucket_bytes = 64, .non_finite = non_finite});
+  optim::SGD sgd(net.parameters(), {.lr = 0.1, .momentum = 0.9});
+  Values losses;
+  for (int64_t index = 0; index < 3; ++index) {
+    data::Step step;
+    step.index = index;
+    step.global_samples = 4 * group->size();
+    for (int64_t i = 0; i < 2; ++i) {
+      const Tensor x = sin(arange(0, 8, 1, {DType::kFloat32}).view({2, 4}) * 1.7 +
+                           static_cast<double>(10 * index + 2 * group->rank() + i));
+      if (index == 2 && group->rank() == group->size() - 1) x.fill_(poison);
+      step.micros.push_back({x.to(device), x.sum({1}, true).to(device), i, 2});
+    }
+    sgd.zero_grad();
+    for (auto& micro : replicas.accumulate(step)) {
+      replicas.backward(mse_loss(net.forward(micro.x), micro.y), micro.size());
+    }
+    sgd.step();
+    losses.push_back(step.report.loss);
+  }
+  return losses;
+}
+
+TEST(StagedGroup, ATrainingStepWaitsWhereItMeansToOnly) {
+  const Values one_rank = train_watched(make_single_group(), {}, NonFinite::kThrow, 0.5);
+  std::vector<Values> cpu(2);
+  run_thread_ranks(2, [&](ProcessGroup& group) {
+    cpu[static_cast<size_t>(group.rank())] =
+        train_watched(Group(&group, [](ProcessGroup*) {}), {}, NonFinite::kThrow, 0.5);
+  });
+  const Watched watched;
+  const Values alone = train_watched(make_single_group(), kCuda, NonFinite::kThrow, 0.5);
+  for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(alone[i], one_rank[i], 1e-5) << i;
+  with_two_ranks([&](const Group& group) {
+    const Values losses = train_watched(group, kCuda, NonFinite::kThrow, 0.5);
+    for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(losses[i], cpu[0][i], 1e-5) << i;
+  });
+  EXPECT_NE(cpu[0], one_rank);
+}
+
+TEST(StagedGroup, AGradientThatIsNotFiniteIsNamedWithItsRank) {
+  const double nan = std::nan("");
+  std::atomic<int> named = 0;
+  with_two_ranks([&](const Group& group) {
+    try {
+      train_watched(group, kCuda, NonFinite::kThrow, nan);
+    } catch (const DistributedError& error) {
+      const std::string text = error.what();
+      EXPECT_NE(text.find("gradient of last.bias is not finite on rank 1 (nan or inf on cuda:0)"),
+                std::string::npos)
+          << text;
+      EXPECT_EQ(text.find("on rank 0"), std::string::npos) << text;
+      EXPECT_NE(text.find("in step 2"), std::string::npos) << text;
+      ++named;
+    }
+    const Values losses = train_watched(group, kCuda, NonFinite::kSkip, nan);
+    EXPECT_TRUE(std::isfinite(losses[1]) && std::isnan(losses[2]));
+  });
+  EXPECT_EQ(named, 2);
 }
 
 // What SyncBatchNorm gives this rank, forward and backward.

@@ -153,6 +153,7 @@ TEST(Bucket, TrailerTravelsWithTheGradients) {
         EXPECT_TRUE(bucket.mark_ready(2));
         const double extras[] = {r, 0.5, 0.0, -r};
         bucket.launch(group, poisoned && group.rank() == 2, extras);
+        bucket.end_reduction();
         const auto outcome = bucket.finish();
         EXPECT_EQ(outcome.poisoned, poisoned);
         EXPECT_EQ(outcome.extras[0], 3.0);
@@ -180,6 +181,7 @@ TEST(Bucket, ReducedGradientsAreNotReducedAgain) {
     const auto reduce = [&] {
       bucket.begin();
       bucket.launch(group, false);
+      bucket.end_reduction();
       bucket.finish();
       bucket.settle();
     };
