@@ -13,6 +13,7 @@
 #include "lockstep/distributed/collective.h"
 #include "lockstep/distributed/compression.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/memory.h"
 #include "lockstep/launch/device_choice.h"
 #include "lockstep/launch/environment.h"
 #include "lockstep/launch/job_state.h"
@@ -30,7 +31,9 @@ Buffer buffer_of(std::array<T, N>& values) {
   return {values.data(), static_cast<int64_t>(N), kDTypeOf<T>, Device{}};
 }
 
-int64_t peak_memory_bytes() {
+// Of the device that computes.
+int64_t peak_memory_bytes(Device device) {
+  if (!device.is_cpu()) return static_cast<int64_t>(max_memory_allocated(device));
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return int64_t{usage.ru_maxrss} * 1024;
@@ -110,7 +113,7 @@ Report Job::finish() {
   const distributed::ProcessGroup::LabelScope label(*s.group,
                                                     distributed::Label("the job's report"));
   const double steps = static_cast<double>(std::max<int64_t>(s.steps, 1));
-  const double memory = static_cast<double>(peak_memory_bytes());  // exact below 2^53
+  const double memory = static_cast<double>(peak_memory_bytes(device()));  // exact below 2^53
   std::array<double, 4> worst = {s.training.count(), s.communication, s.exposed, memory};
   group()->all_reduce(buffer_of(worst), ReduceOp::kMax).wait();
 
