@@ -35,6 +35,9 @@ class SubtreeSum {
   explicit SubtreeSum(const std::vector<Subtree>& inputs);
 
   const std::vector<Subtree>& outputs() const { return outputs_; }  // ascending
+  // For whoever adds elsewhere: how often, once the i-th input has been put on a stack, the topmost
+  // is to be taken off and added to what is then on top.
+  const std::vector<int>& merges() const { return merges_; }
 
   // `count` elements of float32 or float64: sources[i] holds inputs[i]; outputs()[j] is written to
   // every one of results[j]. With a single output the results may be sources. Denormals are flushed

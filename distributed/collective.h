@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -33,6 +34,9 @@ struct Collective {
   std::shared_ptr<const CanonicalPlan> plan = nullptr;  // of a canonical sum
   uint64_t sequence = 0;  // counts the group's calls; given by the flight recorder
   Label label{};
+  // Where another group moves the data (ProcessGroup::start()): what each rank does once all have
+  // come to the call. The buffers are then not looked at, and may be on any device.
+  std::function<void(const Collective&)> then = nullptr;
 };
 
 // What has to be equal on all ranks; trivially copyable, so that it can lie in shared memory or

@@ -223,8 +223,8 @@ class MpiGroup final : public ProcessGroup {
   }
 
   Work issue(const Collective& collective, Launch launch) override {
-    check(collective.in.device.is_cpu(), "[mpi group] buffers must be on the CPU, not on {}",
-          collective.in.device.str());
+    check(collective.in.device.is_cpu() || collective.then,
+          "[mpi group] buffers must be on the CPU, not on {}", collective.in.device.str());
     team_->throw_if_aborted();
     Collective call = collective;
     FlightRecorder::Slot& slot = recorder_.launch(call);
@@ -238,7 +238,10 @@ class MpiGroup final : public ProcessGroup {
 
   void run(const Collective& collective) {
     begin_call();
-    if (!across_) {
+    if (collective.then) {
+      team_->meet(collective);
+      collective.then(collective);
+    } else if (!across_) {
       run_in_team(*team_, collective);
     } else if (collective.kind == CollectiveKind::kAllReduce ||
                collective.kind == CollectiveKind::kCanonicalSum) {

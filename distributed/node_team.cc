@@ -110,8 +110,9 @@ Team::Reach NodeTeam::meet(const Collective& collective) {
   throw_if_aborted();
   call_ = call_of(collective);
   const size_t parity = collective.sequence % 2;
-  // An allocation has a size, but no data yet.
-  const size_t bytes = collective.kind == CollectiveKind::kAllocate ? 0 : collective.in.bytes();
+  // An allocation has a size, but no data yet; other data may be another group's affair.
+  const bool here = collective.kind != CollectiveKind::kAllocate && !collective.then;
+  const size_t bytes = here ? collective.in.bytes() : 0;
   auto* const data = static_cast<std::byte*>(collective.in.data);
   const bool is_source = collective.kind != CollectiveKind::kBroadcast || collective.root == index_;
 

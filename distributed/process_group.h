@@ -127,6 +127,14 @@ class ProcessGroup {
                      Launch launch = Launch::kAsync);
   Work barrier(Launch launch = Launch::kAsync);
 
+  // For groups that are built on this one: starts a call whose arguments have been checked, with a
+  // label of its own. With Collective::then this group only makes the ranks meet, with all that
+  // belongs to it (order, comparison, clock, record), and then each runs that, in the group's
+  // communication thread or, blocking, in the caller's; what it throws ends the group.
+  Work start(const Collective& collective, Launch launch = Launch::kAsync) {
+    return issue(collective, launch);
+  }
+
   // A group of the same ranks whose collectives start in an order of their own: those of one never
   // wait behind those of the other, and ranks may mix the two differently. Collective. It starts
   // with this group's timeout, follows its activity and later timeouts, and is aborted with it,

@@ -148,7 +148,10 @@ class ThreadsTeam final : public Team {
       fail_mismatch(rank_, all);
     }
     // Calls without data end here; the next call must not overwrite what a peer still compares.
-    if (collective.in.count == 0 || collective.kind == CollectiveKind::kAllocate) barrier();
+    if (collective.in.count == 0 || collective.kind == CollectiveKind::kAllocate ||
+        collective.then) {
+      barrier();
+    }
     return Reach::kDirect;
   }
   std::byte* input(int member) const override { return world_->call(member).input; }
@@ -238,8 +241,8 @@ class ThreadsGroup final : public ProcessGroup {
   }
 
   Work issue(const Collective& collective, Launch launch) override {
-    check(collective.in.device.is_cpu(), "[threads group] buffers must be on the CPU, not on {}",
-          collective.in.device.str());
+    check(collective.in.device.is_cpu() || collective.then,
+          "[threads group] buffers must be on the CPU, not on {}", collective.in.device.str());
     world_->throw_if_aborted();
     Collective call = collective;
     return run(call, launch);
@@ -250,7 +253,10 @@ class ThreadsGroup final : public ProcessGroup {
     return queue_.launch(
         [this, collective] {
           try {
-            if (collective.kind == CollectiveKind::kAllocate) {
+            if (collective.then) {
+              team_.meet(collective);
+              collective.then(collective);
+            } else if (collective.kind == CollectiveKind::kAllocate) {
               team_.meet(collective);
             } else {
               run_in_team(team_, collective);
