@@ -57,12 +57,36 @@ if(LOCKSTEP_CUDA)
   else()
     message(STATUS "Convolutions on GPUs: slow kernels, without cuDNN")
   endif()
+
+  # So is NCCL. Only its header is needed to build.
+  find_path(LOCKSTEP_NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  find_library(LOCKSTEP_NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${CUDAToolkit_LIBRARY_DIR})
+  mark_as_advanced(LOCKSTEP_NCCL_INCLUDE_DIR LOCKSTEP_NCCL_LIBRARY)
+  set(has_nccl OFF)
+  if(LOCKSTEP_NCCL_INCLUDE_DIR)
+    file(STRINGS ${LOCKSTEP_NCCL_INCLUDE_DIR}/nccl.h text REGEX "#define NCCL_(MAJOR|MINOR) ")
+    string(REGEX REPLACE "[^0-9;]" "" text "${text}")
+    string(REPLACE ";" "." nccl_version "${text}")
+    if(nccl_version VERSION_GREATER_EQUAL 2.27)
+      set(has_nccl ON)
+    endif()
+  endif()
+  option(LOCKSTEP_CUDA_NCCL "Use NCCL between GPUs" ${has_nccl})
+  if(LOCKSTEP_CUDA_NCCL AND NOT has_nccl)
+    message(FATAL_ERROR "LOCKSTEP_CUDA_NCCL is on and there is no header of NCCL 2.27 or newer: "
+      "install it, name its folder in CMAKE_PREFIX_PATH, or configure with -DLOCKSTEP_CUDA_NCCL=OFF")
+  endif()
+  if(LOCKSTEP_CUDA_NCCL)
+    message(STATUS "Between GPUs: NCCL ${nccl_version} (${LOCKSTEP_NCCL_INCLUDE_DIR})")
+  else()
+    message(STATUS "Between GPUs: through host memory, without NCCL")
+  endif()
 endif()
 
 # Plugin and core exchange C++ objects: both carry a hash of what these headers say, and the core
 # refuses a plugin with another one (engine/plugin_table.h).
 set(seam "")
-foreach(header backend.h plugin_table.h sync_debug.h transfer.h ops/pointwise_call.h
+foreach(header backend.h device_comm.h plugin_table.h sync_debug.h transfer.h ops/pointwise_call.h
     ops/pointwise_list.h tensor/device.h tensor/dims.h tensor/draw.h tensor/dtype.h tensor/error.h
     tensor/intrusive.h tensor/philox.h tensor/random.h tensor/scalar.h tensor/storage.h
     tensor/tensor.h tensor/tensor_impl.h autograd/gradient_slot.h autograd/node.h

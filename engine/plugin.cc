@@ -82,6 +82,11 @@ Facts cuda_facts() {
   return table ? table->facts() : Facts{};
 }
 
+DeviceComms* cuda_comms() {
+  const PluginTable* table = plugin().table;
+  return table ? &table->comms() : nullptr;
+}
+
 Backend& cuda_backend(int index) {
   static std::array<std::atomic<Backend*>, kMaxDevices> backends{};
   static std::mutex mutex;

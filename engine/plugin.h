@@ -19,6 +19,9 @@ const CudaStatus& cuda_status();
 // that it uses. Empty if there is no plugin.
 Facts cuda_facts();
 
+// What joins GPUs of several processes; null if there is no plugin.
+DeviceComms* cuda_comms();
+
 // The backend of a device, made once. Throws Error with the reason when it is unavailable.
 Backend& cuda_backend(int index);
 

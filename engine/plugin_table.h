@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/device_comm.h"
 
 // What the CUDA plugin shows to the core library, which finds it by the symbol's name.
 //
@@ -24,6 +25,8 @@ struct PluginTable {
   std::unique_ptr<Backend> (*make_backend)(int index);
   // Versions of the libraries, and one entry per device. Never throws.
   Facts (*facts)();
+  // What joins devices of several processes. Lives as long as the process.
+  DeviceComms& (*comms)();
 };
 
 inline constexpr const char* kPluginSymbol = "lockstep_cuda_plugin";

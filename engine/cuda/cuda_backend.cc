@@ -4,6 +4,7 @@
 
 #include "lockstep/engine/cuda/conv.h"
 #include "lockstep/engine/cuda/elementwise.h"
+#include "lockstep/engine/cuda/event.h"
 #include "lockstep/engine/cuda/gemm.h"
 #include "lockstep/engine/cuda/indexing.h"
 #include "lockstep/engine/cuda/libraries.h"
@@ -49,26 +50,6 @@ class Stream {
 
  private:
   cudaStream_t stream_ = nullptr;
-};
-
-class CudaEvent final : public Event {
- public:
-  explicit CudaEvent(cudaStream_t stream) {
-    check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
-    check_cuda(cudaEventRecord(event_, stream), "cudaEventRecord");
-  }
-  ~CudaEvent() override { cudaEventDestroy(event_); }
-  CudaEvent(const CudaEvent&) = delete;
-  CudaEvent& operator=(const CudaEvent&) = delete;
-
-  void wait_on_host() override {
-    about_to_wait("an event's wait_on_host()");
-    check_cuda(cudaEventSynchronize(event_), "cudaEventSynchronize");
-  }
-  cudaEvent_t get() const { return event_; }
-
- private:
-  cudaEvent_t event_ = nullptr;
 };
 
 class CudaBackend final : public Backend, public Transfers {

@@ -5,6 +5,7 @@
 
 #include "lockstep/engine/cuda/cuda_backend.h"
 #include "lockstep/engine/cuda/libraries.h"
+#include "lockstep/engine/cuda/nccl_comm.h"
 #include "lockstep/engine/plugin_table.h"
 
 // The plugin's face: one symbol.
@@ -51,6 +52,8 @@ Facts facts() {
   all.emplace_back("CUDA driver", driver ? "supports CUDA " + version(driver) : "none");
   all.emplace_back("CUDA runtime", version(runtime));
   for (auto& fact : library_facts()) all.push_back(std::move(fact));
+  const std::string problem = nccl_comms().problem();
+  all.emplace_back("NCCL", problem.empty() ? nccl_comms().version() : "none: " + problem);
   if (cudaGetDeviceCount(&count) != cudaSuccess) {
     cudaGetLastError();
     count = 0;
@@ -77,6 +80,7 @@ extern "C" const lockstep::PluginTable* lockstep_cuda_plugin() {
   static constexpr PluginTable kTable{.abi = LOCKSTEP_PLUGIN_ABI,
                                       .device_count = cuda::device_count,
                                       .make_backend = cuda::make_backend,
-                                      .facts = cuda::facts};
+                                      .facts = cuda::facts,
+                                      .comms = cuda::nccl_comms};
   return &kTable;
 }

@@ -3,8 +3,11 @@
 
 #if defined(PLUGIN_OTHER_BUILD)
 extern "C" const lockstep::PluginTable* lockstep_cuda_plugin() {
-  static constexpr lockstep::PluginTable kTable{
-      .abi = "0.0.0-of-old", .device_count = nullptr, .make_backend = nullptr, .facts = nullptr};
+  static constexpr lockstep::PluginTable kTable{.abi = "0.0.0-of-old",
+                                                .device_count = nullptr,
+                                                .make_backend = nullptr,
+                                                .facts = nullptr,
+                                                .comms = nullptr};
   return &kTable;
 }
 #else

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <atomic>
+#include <memory>
 #include <mutex>
 
 #include "runtime_types.h"
@@ -17,6 +19,14 @@ int current_device();  // of the calling thread
 cudaError_t remember(cudaError_t error);
 // The device of a live stream, or of the default streams; -1 if it is none.
 int stream_device(cudaStream_t stream);
+
+// Ends what stands still because of it.
+struct Stall {
+  std::atomic<bool> over = false;
+};
+// What is recorded in the stream from now on is not done before the stall is over, nor is what
+// waits for it. The work itself is not held up.
+void stall(cudaStream_t stream, std::shared_ptr<Stall> stall);
 
 // Held while a kernel or a copy runs and while memory is allocated or released.
 std::mutex& device_mutex();

@@ -3,6 +3,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -11,12 +12,14 @@
 #include "runtime_state.h"
 
 // Streams and events of the emulated runtime. An event is a place in a stream's line of work
-// (pending.h), or none where everything had been done.
+// (pending.h), or none where everything had been done. A stream can be made to stand still: then it,
+// and those that wait for its events, say that they are not done until the stall is over.
 struct CUstream_st {
   int device = 0;
   unsigned flags = 0;
   int priority = 0;
   std::shared_ptr<lockstep::emulation::Line> line = std::make_shared<lockstep::emulation::Line>();
+  std::shared_ptr<lockstep::emulation::Stall> stall = {};
 };
 
 struct CUevent_st {
@@ -25,6 +28,7 @@ struct CUevent_st {
   std::chrono::steady_clock::time_point time = {};  // when it was issued
   std::shared_ptr<lockstep::emulation::Line> line = nullptr;
   uint64_t position = 0;
+  std::shared_ptr<lockstep::emulation::Stall> stall = {};
 };
 
 namespace {
@@ -69,9 +73,26 @@ cudaError_t check_event(cudaEvent_t event) {
   return handles().events.contains(event) ? cudaSuccess : remember(cudaErrorInvalidResourceHandle);
 }
 
+bool stands_still(const std::shared_ptr<Stall>& stall) { return stall && !stall->over; }
+cudaError_t wait_out(const std::shared_ptr<Stall>& stall) {
+  while (stands_still(stall)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return cudaSuccess;
+}
+// Of a stream or event that has been checked; the default streams never stand still.
+template <class Handle>
+std::shared_ptr<Stall> stall_of(Handle handle) {
+  const std::lock_guard lock(handles().mutex);
+  return handle->stall;
+}
+
 }  // namespace
 
 namespace lockstep::emulation {
+
+void stall(cudaStream_t stream, std::shared_ptr<Stall> stall) {
+  const std::lock_guard lock(handles().mutex);
+  if (handles().streams.contains(stream)) stream->stall = std::move(stall);
+}
 
 int stream_device(cudaStream_t stream) {
   if (is_default(stream)) {
@@ -170,11 +191,14 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const cudaError_t error = check_stream(stream);
-  if (error == cudaSuccess) {
+  if (error != cudaSuccess) {
+    return error;
+  }
+  {
     const std::lock_guard lock(device_mutex());
     finish(stream);
   }
-  return error;
+  return is_default(stream) ? cudaSuccess : wait_out(stall_of(stream));
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
@@ -182,24 +206,38 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   if (error != cudaSuccess || is_default(stream)) {
     return error;
   }
+  if (stands_still(stall_of(stream))) {
+    return remember(cudaErrorNotReady);
+  }
   const std::lock_guard lock(device_mutex());
-  return stream->line->reached(stream->line->issued()) ? cudaSuccess : cudaErrorNotReady;
+  return stream->line->reached(stream->line->issued()) ? cudaSuccess
+                                                       : remember(cudaErrorNotReady);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags) {
-  const cudaError_t error = check_stream(stream);
+  cudaError_t error = check_stream(stream);
   if (error != cudaSuccess) {
     return error;
   }
   if (flags != cudaEventWaitDefault) {
     return remember(cudaErrorNotSupported);
   }
-  const cudaError_t wrong = check_event(event);
-  if (wrong == cudaSuccess && event->line != nullptr) {
+  error = check_event(event);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (event->line != nullptr) {
     const std::lock_guard lock(device_mutex());
     submit(stream, [line = event->line, at = event->position] { line->run_until(at); });
   }
-  return wrong;
+  if (!is_default(stream)) {
+    const std::shared_ptr<Stall> stall = stall_of(event);
+    const std::lock_guard lock(handles().mutex);
+    if (stands_still(stall) && !stands_still(stream->stall)) {
+      stream->stall = stall;
+    }
+  }
+  return cudaSuccess;
 }
 
 cudaError_t cudaStreamGetPriority(cudaStream_t stream, int* priority) {
@@ -307,7 +345,12 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (event->device != stream_device(stream)) {
     return remember(cudaErrorInvalidResourceHandle);
   }
+  std::shared_ptr<Stall> stall = is_default(stream) ? nullptr : stall_of(stream);
   const std::lock_guard lock(device_mutex());
+  {
+    const std::lock_guard guard(handles().mutex);
+    event->stall = std::move(stall);
+  }
   event->recorded = true;
   event->time = std::chrono::steady_clock::now();
   if (is_default(stream)) {
@@ -322,20 +365,29 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   const cudaError_t error = check_event(event);
-  if (error != cudaSuccess || event->line == nullptr) {
+  if (error != cudaSuccess) {
     return error;
   }
+  if (stands_still(stall_of(event))) {
+    return remember(cudaErrorNotReady);
+  }
+  if (event->line == nullptr) {
+    return cudaSuccess;
+  }
   const std::lock_guard lock(device_mutex());
-  return event->line->reached(event->position) ? cudaSuccess : cudaErrorNotReady;
+  return event->line->reached(event->position) ? cudaSuccess : remember(cudaErrorNotReady);
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const cudaError_t error = check_event(event);
-  if (error == cudaSuccess && event->line != nullptr) {
+  if (error != cudaSuccess) {
+    return error;
+  }
+  if (event->line != nullptr) {
     const std::lock_guard lock(device_mutex());
     event->line->run_until(event->position);
   }
-  return error;
+  return wait_out(stall_of(event));
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {

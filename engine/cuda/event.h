@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "lockstep/engine/cuda/status.h"
+#include "lockstep/engine/device_comm.h"
+#include "lockstep/engine/sync_debug.h"
+
+namespace lockstep::cuda {
+
+// A point in any stream, the backend's or a communicator's. Only timed ones know how far apart they
+// are.
+class CudaEvent final : public CommEvent {
+ public:
+  explicit CudaEvent(cudaStream_t stream, bool timed = false) {
+    check_cuda(cudaEventCreateWithFlags(&event_, timed ? cudaEventDefault : cudaEventDisableTiming),
+               "cudaEventCreate");
+    const cudaError_t status = cudaEventRecord(event_, stream);
+    if (status != cudaSuccess) cudaEventDestroy(event_);
+    check_cuda(status, "cudaEventRecord");
+  }
+  ~CudaEvent() override { cudaEventDestroy(event_); }
+  CudaEvent(const CudaEvent&) = delete;
+  CudaEvent& operator=(const CudaEvent&) = delete;
+
+  void wait_on_host() override {
+    about_to_wait("an event's wait_on_host()");
+    check_cuda(cudaEventSynchronize(event_), "cudaEventSynchronize");
+  }
+  bool is_done() const override {
+    const cudaError_t status = cudaEventQuery(event_);
+    if (status == cudaErrorNotReady) {
+      cudaGetLastError();
+      return false;
+    }
+    check_cuda(status, "cudaEventQuery");
+    return true;
+  }
+  double seconds_since(const CommEvent& earlier) const override {
+    float milliseconds = 0.0f;
+    check_cuda(
+        cudaEventElapsedTime(&milliseconds, dynamic_cast<const CudaEvent&>(earlier).event_, event_),
+        "cudaEventElapsedTime");
+    return static_cast<double>(milliseconds) * 1e-3;
+  }
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+}  // namespace lockstep::cuda
