@@ -136,7 +136,8 @@ void check_available(const CLI::App& app, const Options& o) {
     fail<UsageError>("[options] {} is not available in Lockstep {}; {}", what, LOCKSTEP_VERSION,
                      instead);
   };
-  if (o.group == "nccl") refuse("--group nccl", "use --group auto");
+  require(o.group != "nccl" || o.device != "cpu",
+          "[options] --group nccl connects GPUs; use it with --device cuda, or --group auto");
   if (o.precision != "fp32") refuse("--precision " + o.precision, "use --precision fp32");
   if (o.matmul_precision != "highest") {
     refuse("--matmul-precision " + o.matmul_precision, "use --matmul-precision highest");

@@ -14,11 +14,14 @@
 
 #include "lockstep/distributed/mpi_group.h"
 #include "lockstep/distributed/mpi_runtime.h"
+#include "lockstep/distributed/nccl_group.h"
 #include "lockstep/distributed/staged_group.h"
+#include "lockstep/engine/plugin.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/exception_text.h"
 #include "lockstep/engine/tensor/random.h"
 #include "lockstep/launch/cores.h"
+#include "lockstep/launch/device_choice.h"
 #include "lockstep/launch/environment.h"
 #include "lockstep/launch/log.h"
 #include "lockstep/launch/report.h"
@@ -60,13 +63,42 @@ void check_world(const Options& o, int size) {
                     o.global_batch, size, o.accumulate);
 }
 
+std::chrono::milliseconds timeout_of(const Options& o) {
+  return std::chrono::milliseconds(static_cast<int64_t>(o.watchdog * 1000.0));
+}
+
+// NCCL where every rank has a GPU of its own, through the host's memory elsewhere. All ranks choose
+// alike. A rank without a GPU says so when its job looks for one.
+std::shared_ptr<distributed::ProcessGroup> join_devices(
+    const Options& o, const Environment& env, std::shared_ptr<distributed::ProcessGroup> group) {
+  if (o.group == "mpi") return distributed::make_staged_group(std::move(group));
+  group->set_timeout(timeout_of(o));
+  const Device device = cuda_status().devices > 0 ? choose_device(o.device, env.local_rank)
+                                                  : Device{DeviceType::kCuda, 0};
+  const std::string why = distributed::why_no_nccl(*group, device);
+  if (!why.empty()) {
+    check<Error>(o.group == "auto", "[launch] --group nccl cannot be used: {}", why);
+    if (group->rank() == 0) {
+      log::info(fmt::format("gradients pass through host memory, not by NCCL: {}", why));
+    }
+    return distributed::make_staged_group(std::move(group));
+  }
+  if (group->rank() == 0) {
+    log::info(fmt::format("gradients pass from GPU to GPU by NCCL {}", cuda_comms()->version()));
+  }
+  return distributed::make_nccl_group(std::move(group), device,
+                                      {.mode = distributed::parse_reduction_mode(o.reduction),
+                                       .timeout = timeout_of(o),
+                                       .log = log::info});
+}
+
 std::shared_ptr<distributed::ProcessGroup> make_group(const Options& o, const Environment& env) {
   const bool alone = !env.launched() || env.size == 1;
   if (o.group == "auto" && alone) return distributed::make_single_group();
   distributed::mpi_runtime::initialize({.rank = env.launched() ? env.rank : -1,
                                         .size = env.launched() && env.size > 0 ? env.size : -1});
   auto group = distributed::make_mpi_group();
-  return o.device == "cpu" ? group : distributed::make_staged_group(std::move(group));
+  return o.device == "cpu" ? group : join_devices(o, env, std::move(group));
 }
 
 void train_and_report(const CommandLine& line,
@@ -139,7 +171,7 @@ class Watchdog {
  public:
   Watchdog(distributed::ProcessGroup& group, const Options& options, SignalWatch& signals)
       : group_(group), options_(options), signals_(signals) {
-    group.set_timeout(std::chrono::milliseconds(static_cast<int64_t>(options.watchdog * 1000.0)));
+    group.set_timeout(timeout_of(options));
     group.on_failure([this](const std::string& text) { group_failed(text); });
   }
 

@@ -1,4 +1,6 @@
 // The example programs with --device cuda: the losses of the first steps are the CPU's.
+#include <cstdlib>
+
 #include "examples/run_job.h"
 
 namespace lockstep::examples {
@@ -50,6 +52,36 @@ TEST(CudaJobs, TwoRanksGetTheBitsOfOne) {
   }
 }
 
+// Where every rank has a device of its own NCCL is chosen, and has to give one rank's bits, too.
+TEST(CudaJobs, RanksWithAGpuEachUseNccl) {
+  const std::string arguments =
+      "--max-steps 8 --device cuda --global-batch 16 --reduction bitwise --virtual-shards 4";
+  const auto one = report_of(LINEAR_REGRESSION, arguments, 0);
+  ASSERT_FALSE(one.is_null());
+  const std::string mpirun = MPIRUN " -n 2 -x LOCKSTEP_EMULATED_GPUS=";
+  const Folder folder;
+  const std::string report = (folder.path() / "report.json").string();
+  const std::string job = std::string(" ") + LINEAR_REGRESSION + " " + arguments;
+  const Outcome two = run(mpirun + "2" + job + " --report " + report);
+  EXPECT_EQ(two.code, 0) << two.output;
+  if (two.output.find("pass from GPU to GPU by NCCL 2.") == std::string::npos) {
+    // On a machine whose ranks have to share a GPU.
+    EXPECT_NE(two.output.find("not by NCCL: ranks 0, 1 share a GPU"), std::string::npos)
+        << two.output;
+    EXPECT_EQ(std::getenv("LOCKSTEP_CUDA_PLUGIN"), nullptr) << two.output;
+  }
+  std::ifstream file(report);
+  EXPECT_EQ(nlohmann::json::parse(file).at("weights_sha256"), one.at("weights_sha256"));
+
+  const Outcome refused = run(mpirun + "1" + job + " --group nccl");
+  if (std::getenv("LOCKSTEP_CUDA_PLUGIN")) {
+    EXPECT_EQ(refused.code, 1) << refused.output;
+    EXPECT_NE(refused.output.find("--group nccl cannot be used: ranks 0, 1 share a GPU"),
+              std::string::npos)
+        << refused.output;
+  }
+}
+
 TEST(CudaJobs, ThreeRanksTrainTogether) {
   expect_same_losses(LINEAR_REGRESSION, "--max-steps 20 --global-batch 60", 1e-5, 3);
 }
@@ -76,6 +108,15 @@ TEST(Doctor, SaysWhatThereIsAndFailsWhenAskedForMore) {
   EXPECT_EQ(here.code, 0) << here.output;
   for (const char* part : {"CPU\n", "MPI\n", "CUDA\n", "cuda:0", "Fashion-MNIST"}) {
     EXPECT_NE(here.output.find(part), std::string::npos) << here.output;
+  }
+  const Outcome no_nccl = run("LOCKSTEP_NCCL_LIBRARY=/nowhere/n.so " LOCKSTEP " doctor");
+  for (const char* part : {"NCCL", "none: NCCL cannot be loaded (/nowhere/n.so"}) {
+    EXPECT_NE(no_nccl.output.find(part), std::string::npos) << no_nccl.output;
+  }
+  if (std::getenv("LOCKSTEP_CUDA_PLUGIN")) {  // the emulated one takes orders
+    const Outcome old = run("LOCKSTEP_EMULATED_NCCL_VERSION=21903 " LOCKSTEP " doctor");
+    EXPECT_NE(old.output.find("none: NCCL 2.19.3 ("), std::string::npos) << old.output;
+    EXPECT_NE(here.output.find(" 2.28.9\n"), std::string::npos) << here.output;
   }
   const Outcome missing =
       run("LOCKSTEP_CUDA_PLUGIN=/nowhere/p.so " LOCKSTEP " doctor --device cuda");

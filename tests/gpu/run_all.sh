@@ -50,16 +50,47 @@ for test in "$build"/tests/cuda/cuda_*; do
   name=$(basename "$test")
   case $name in
     cuda_emulation | cuda_plugin) continue ;;  # these are about machines without a GPU
+    cuda_nccl_group) continue ;;               # below
   esac
   step "$name" 240 "$test" --gtest_brief=1
 done
+
+# Two ranks by NCCL. On a single card NCCL must take them for two machines, which talk over sockets:
+# that shows that it is right, and nothing about its speed.
+two_by_nccl() {
+  local settings=()
+  if [[ $(nvidia-smi --list-gpus | wc -l) -lt 2 ]]; then
+    settings=(NCCL_NET=Socket NCCL_SOCKET_IFNAME=lo NCCL_MNNVL_ENABLE=0 NCCL_MAX_CTAS=2)
+    # shellcheck disable=SC2016 # expanded by each rank
+    mpirun --oversubscribe --bind-to none -n 2 env "${settings[@]}" \
+      bash -c 'NCCL_HOSTID=rank$OMPI_COMM_WORLD_RANK exec "$@"' rank "$@"
+  else
+    mpirun --oversubscribe --bind-to none -n 2 "$@"
+  fi
+}
+# In mode bitwise two ranks get the weights of one.
+bits_by_nccl() {
+  local job=("$build/examples/linear_regression" --max-steps 20 --device cuda --global-batch 16
+    --reduction bitwise --virtual-shards 4)
+  "${job[@]}" --report "$logs/nccl_one.json" || return
+  two_by_nccl "${job[@]}" --group nccl --report "$logs/nccl_two.json" || return
+  diff <(grep -o '"weights_sha256": *"[0-9a-f]*"' "$logs/nccl_one.json") \
+    <(grep -o '"weights_sha256": *"[0-9a-f]*"' "$logs/nccl_two.json")
+}
+export -f two_by_nccl bits_by_nccl
+export build logs
+if grep -q 'NCCL  *none' "$logs/doctor.log" || ! command -v mpirun >/dev/null; then
+  skip nccl 'NCCL or mpirun is missing'
+else
+  step nccl_group 120 bash -c 'two_by_nccl "$build/tests/cuda/cuda_nccl_group" --ranks=2'
+  step nccl_bits 60 bash -c bits_by_nccl
+fi
 
 tour() {
   diff <("$build/examples/autograd_tour" --device cuda | sed "s/, device='cuda:0'//g") \
     tests/examples/autograd_tour.expected
 }
 export -f tour
-export build
 step autograd_tour 60 bash -c tour
 
 # As accurate as on the CPU: 85 % and more after an epoch.
@@ -69,7 +100,6 @@ train() {
     grep -qE '"test_accuracy": ?0\.(8[5-9]|9)' "$logs/$1.json"
 }
 export -f train
-export logs
 if grep -q 'Fashion-MNIST  in ' "$logs/doctor.log"; then
   for model in mlp cnn cnn_bn; do step "train_$model" 120 bash -c "train $model"; done
 else

@@ -143,7 +143,7 @@ const std::vector<BadLine> kBad = {
     {"UnknownDevice", {"--device", "tpu"}, {"--device", "tpu"}},
     {"UnknownGroup", {"--group", "gloo"}, {"--group", "gloo"}},
     {"CudaIndex", {"--device", "cuda:1"}, {"--device", "cuda:1"}},
-    {"Nccl", {"--group", "nccl"}, {"--group nccl", "not available"}},
+    {"Nccl", {"--group", "nccl"}, {"--group nccl", "--device cuda"}},
     {"ShardsWithoutBitwise",
      {"--virtual-shards", "16"},
      {"--virtual-shards", "--reduction bitwise only", "repeatable"}},
