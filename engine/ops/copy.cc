@@ -1,6 +1,7 @@
 // Copies, conversions and in-place arithmetic.
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/host_values.h"
 #include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/pointwise_kernel.h"
 #include "lockstep/engine/sync_debug.h"
@@ -216,6 +217,7 @@ Tensor Tensor::to(Device wanted) const {
   const size_t bytes = static_cast<size_t>(numel()) * size_of(dtype());
   if (device().is_cpu()) {
     backend_of(y).copy_from_host(y.data_ptr(), source.data_ptr(), bytes);
+    remember_host_values(y, source);
   } else if (wanted.is_cpu()) {
     const SyncCause cause("to(cpu)");
     backend_of(source).copy_to_host(y.data_ptr(), source.data_ptr(), bytes);

@@ -5,6 +5,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/autocast.h"
+#include "lockstep/engine/ops/host_values.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
@@ -35,7 +36,7 @@ struct ScatterAddBackward0 final : OpNode<1> {
 
 // Reads the indices on the host.
 void check_indices(const Tensor& index, int dim, int64_t size) {
-  const Tensor host = index.to(Device{}).contiguous();
+  const Tensor host = host_values(index);
   const int64_t* at = host.data<int64_t>();
   for (int64_t i = 0; i < host.numel(); ++i) {
     check(at[i] >= 0 && at[i] < size, "index {} is out of bounds for dimension {} with size {}",

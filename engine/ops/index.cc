@@ -3,6 +3,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/ops/host_values.h"
 #include "lockstep/engine/ops/masks.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
@@ -85,7 +86,7 @@ struct EmbeddingBackward0 final : OpNode<1> {
 Tensor checked_index(const char* op, const Tensor& given, int dim, int64_t size) {
   check(given.dim() <= 1, "{}(): Index is supposed to be a vector", op);
   const Tensor index = given.to(DType::kInt64);
-  const Tensor host = index.reshape({-1}).to(Device{}).contiguous();
+  const Tensor host = host_values(index.reshape({-1}));
   for (int64_t i = 0; i < host.numel(); ++i) {
     const int64_t at = host.data<int64_t>()[i];
     check(at >= 0 && at < size, "index out of range in self: {} for dimension {} with size {}", at,
@@ -257,7 +258,7 @@ Tensor index(const Tensor& given, const std::vector<Tensor>& indices) {
     for (int k = 0; k < count; ++k) {
       const auto dim = static_cast<size_t>(order[k]);
       const int64_t n = front.size(k);
-      const Tensor host = plain[dim].to(Device{}).contiguous();
+      const Tensor host = host_values(plain[dim]);
       for (int64_t i = 0; i < host.numel(); ++i) {
         checked_place(host.data<int64_t>()[i], static_cast<int>(dim), n);
       }

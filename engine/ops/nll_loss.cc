@@ -5,6 +5,7 @@
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/half.h"
+#include "lockstep/engine/ops/host_values.h"
 #include "lockstep/engine/ops/index.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
@@ -26,7 +27,7 @@ struct Targets {
   Tensor ignored;    // bool (N), undefined if none is
 
   Targets(const Tensor& target, int64_t count, int64_t ignore_index) {
-    const Tensor host = target.to(Device{}).contiguous();
+    const Tensor host = host_values(target);
     positions = empty_dense(host.sizes(), DType::kInt64, Device{});
     classes = empty_dense(host.sizes(), DType::kInt64, Device{});
     const Tensor marks = zeros(host.sizes(), {DType::kBool});

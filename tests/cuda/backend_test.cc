@@ -265,6 +265,45 @@ TEST(CudaBackend, PinnedMemoryIsReusedOnceItsCopiesAreDone) {
   EXPECT_TRUE(reused);
 }
 
+// Indices and targets that came from the host are checked without a wait, and with one after they
+// have been written to.
+TEST(CudaBackend, IndicesFromTheHostAreKnownThere) {
+  const auto losses = [](Device device) {
+    const Tensor table = arange(0, 12, 1, {DType::kFloat32}).view({4, 3}).to(device);
+    const Tensor ids = tensor({3, 0, 2, 2, 1, 0}).to(DType::kInt64).view({2, 3}).to(device);
+    const Tensor targets = tensor({2, 0, 1}).to(DType::kInt64).to(device);
+    table.requires_grad_();
+    const bool watched = !device.is_cpu();
+    if (watched) cuda::set_sync_debug_mode("error");
+    const Tensor loss = cross_entropy(embedding(ids.select(0, 1), table), targets) +
+                        sum(gather(table, 1, targets.view({3, 1})));
+    loss.backward();
+    cuda::set_sync_debug_mode("default");
+    auto values = table.grad().to_vector();
+    values.push_back(loss.item());
+    return values;
+  };
+  const auto expected = losses({}), got = losses(kCuda);
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], 1e-5) << i;
+
+  const Tensor x = ones({4}, {DType::kFloat32, kCuda});
+  const Tensor host = tensor({3, 1}).to(DType::kInt64), index = host.to(kCuda);
+  host.fill_(7);  // the device has its own
+  EXPECT_EQ(index_select(x, 0, index).to_vector(), std::vector<double>(2, 1.0));
+  index.add_(1);
+  EXPECT_EQ(text_of_error([&] { index_select(x, 0, index); }),
+            "index out of range in self: 4 for dimension 0 with size 4");
+  cuda::set_sync_debug_mode("error");
+  const std::string text = text_of_error([&] { index_select(x, 0, index); });
+  cuda::set_sync_debug_mode("default");
+  EXPECT_NE(text.find("synchronizing CUDA operation"), std::string::npos) << text;
+  // Memory that is used again holds what came last.
+  for (int i = 0; i < 200; ++i) {
+    const Tensor next = tensor({i % 4}).to(DType::kInt64).to(kCuda);
+    EXPECT_EQ(index_select(x.cumsum(0), 0, next).item(), i % 4 + 1);
+  }
+}
+
 TEST(CudaBackend, ASyncDebugModeFindsWhatWaits) {
   const Tensor x = ones({2}, {DType::kFloat32, kCuda}), one = sum(x);
   x.set_grad(ones({2}, {DType::kFloat32, kCuda}));
