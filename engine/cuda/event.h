@@ -8,6 +8,18 @@
 
 namespace lockstep::cuda {
 
+// Whether the event has come. "Not yet" must not stay behind as the last error: the next launch would
+// be blamed for it.
+inline bool is_over(cudaEvent_t event) {
+  const cudaError_t status = cudaEventQuery(event);
+  if (status == cudaErrorNotReady) {
+    cudaGetLastError();
+    return false;
+  }
+  check_cuda(status, "cudaEventQuery");
+  return true;
+}
+
 // A point in any stream, the backend's or a communicator's. Only timed ones know how far apart they
 // are.
 class CudaEvent final : public CommEvent {
@@ -27,15 +39,7 @@ class CudaEvent final : public CommEvent {
     about_to_wait("an event's wait_on_host()");
     check_cuda(cudaEventSynchronize(event_), "cudaEventSynchronize");
   }
-  bool is_done() const override {
-    const cudaError_t status = cudaEventQuery(event_);
-    if (status == cudaErrorNotReady) {
-      cudaGetLastError();
-      return false;
-    }
-    check_cuda(status, "cudaEventQuery");
-    return true;
-  }
+  bool is_done() const override { return is_over(event_); }
   double seconds_since(const CommEvent& earlier) const override {
     float milliseconds = 0.0f;
     check_cuda(

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "lockstep/engine/cuda/event.h"
 #include "lockstep/engine/cuda/status.h"
 #include "lockstep/engine/tensor/check.h"
 
@@ -22,7 +23,7 @@ PinnedPool::~PinnedPool() {
 
 bool PinnedPool::is_unused(const Block& block) {
   return std::all_of(block.events.begin(), block.events.begin() + std::ptrdiff_t(block.recorded),
-                     [](cudaEvent_t event) { return cudaEventQuery(event) == cudaSuccess; });
+                     is_over);
 }
 
 void* PinnedPool::allocate(size_t bytes) {
