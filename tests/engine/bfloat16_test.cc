@@ -184,6 +184,10 @@ TEST_P(Half, OtherOpsAreFloat32Rounded) {
     },
     [](const Tensors& t) { return flip(t[0], {1}); }, [](const Tensors& t) { return tril(t[0]); },
     [](const Tensors& t) { return masked_fill(t[0], gt(t[0], 1), 0.3); },
+    [](const Tensors& t) {
+      manual_seed(3);
+      return dropout(t[0], 0.3, true);
+    },
     [](const Tensors& t) { return where(gt(t[0], 1), t[0], t[1]); }, [](const Tensors& t) {
       return adaptive_max_pool2d(t[0].view({1, 1, 6, 8}), 2, 3);
     },
