@@ -85,7 +85,7 @@ Autocast::Autocast(DType dtype, bool on) : enabled_before_(enabled), dtype_befor
 Autocast::~Autocast() {
   enabled = enabled_before_;
   low = dtype_before_;
-  if (--depth == 0) conversions().clear();
+  if (--depth == 0 && !conversions().empty()) conversions().clear();
 }
 
 Tensor in_autocast_dtype(const Tensor& x) { return enabled ? autocast_to(low, x) : x; }
