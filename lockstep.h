@@ -26,6 +26,7 @@
 #include "lockstep/engine/autograd/gradcheck.h"
 #include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/autograd/picture.h"
+#include "lockstep/engine/matmul_precision.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/print.h"

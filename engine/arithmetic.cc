@@ -7,6 +7,7 @@
 #endif
 
 #include "lockstep/engine/cpu/isa.h"
+#include "lockstep/engine/matmul_precision.h"
 #include "lockstep/engine/plugin.h"
 #include "lockstep/engine/tensor/check.h"
 
@@ -63,6 +64,7 @@ std::string describe_arithmetic(Device device) {
       dnn->patch, static_cast<unsigned>(dnnl_get_effective_cpu_isa()), libc_version(),
       cpu_features(), cache_sizes());
   if (device.is_cpu()) return text;
+  text += fmt::format(", float32 products of {} precision", get_float32_matmul_precision());
   for (const auto& [name, value] : cuda_facts()) {
     if (!name.starts_with("cuda:")) text += fmt::format(", {} {}", name, value);
     if (name == device.str()) text += ", on " + value;

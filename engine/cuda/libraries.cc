@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "lockstep/engine/cuda/status.h"
+#include "lockstep/engine/matmul_precision.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::cuda {
@@ -47,10 +48,21 @@ struct Types {
   cudaDataType_t scale;
 };
 
+cublasComputeType_t float32_compute_type() {
+  switch (matmul_precision()) {
+    case MatmulPrecision::kHigh:
+      return CUBLAS_COMPUTE_32F_FAST_TF32;
+    case MatmulPrecision::kMedium:
+      return CUBLAS_COMPUTE_32F_FAST_16BF;
+    default:
+      return CUBLAS_COMPUTE_32F;
+  }
+}
+
 Types types_of(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:
-      return {CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F};
+      return {CUDA_R_32F, float32_compute_type(), CUDA_R_32F};
     case DType::kFloat64:
       return {CUDA_R_64F, CUBLAS_COMPUTE_64F, CUDA_R_64F};
     case DType::kBFloat16:
@@ -74,8 +86,7 @@ struct Descriptors {
   Operation operation;
   Layout first, second, result;
 
-  explicit Descriptors(const GemmCall& c) {
-    const Types types = types_of(c.dtype);
+  Descriptors(const GemmCall& c, const Types& types) {
     check_blas(cublasLtMatmulDescCreate(operation.out(), types.compute, types.scale), "describe");
     set_transpose(CUBLASLT_MATMUL_DESC_TRANSA, c.trans_b);
     set_transpose(CUBLASLT_MATMUL_DESC_TRANSB, c.trans_a);
@@ -111,9 +122,10 @@ struct Descriptors {
 };
 
 // What an algorithm is chosen for.
-using Shape = std::array<int64_t, 16>;
-Shape shape_of(const GemmCall& c) {
+using Shape = std::array<int64_t, 17>;
+Shape shape_of(const GemmCall& c, const Types& types) {
   return {static_cast<int64_t>(c.dtype),
+          static_cast<int64_t>(types.compute),
           c.trans_a,
           c.trans_b,
           c.accumulate,
@@ -138,8 +150,9 @@ class Blas {
   void run(cudaStream_t stream, const GemmCall& c) {
     const std::lock_guard lock(mutex_);
     if (!handle_.get()) start(stream);
-    const Descriptors d(c);
-    const Shape shape = shape_of(c);
+    const Types types = types_of(c.dtype);
+    const Descriptors d(c, types);
+    const Shape shape = shape_of(c, types);
     auto found = algorithms_.find(shape);
     if (found == algorithms_.end()) found = algorithms_.emplace(shape, choose(c, d)).first;
     const float one = 1, beta = c.accumulate ? 1 : 0;

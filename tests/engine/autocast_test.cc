@@ -14,6 +14,7 @@
 #include "lockstep/engine/autograd/checkpoint.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/matmul_precision.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/random.h"
 #include "lockstep/nn/nn.h"
@@ -134,6 +135,13 @@ const std::vector<Op>& ops() {
        "none",
        {{4, 3}},
        [](auto& x) { return batch_norm(x[0], {}, {}, {}, {}, {.training = true}); }},
+      {"dropout",
+       "none",
+       {{4, 50}},
+       [](auto& x) {
+         manual_seed(3);
+         return dropout(x[0], 0.3, true);
+       }},
       {"max_pool2d", "none", {{1, 2, 4, 4}}, [](auto& x) { return max_pool2d(x[0], 2); }},
   };
   return kOps;
@@ -426,6 +434,17 @@ void expect_similar_curves() {
   EXPECT_EQ(skipping[6], skipping[5]);
   skipping.erase(skipping.begin() + 6);
   golden::expect_close(skipping, {half.begin(), half.end() - 1}, 1e-3, 0, "float16, one overflow");
+}
+
+TEST(MatmulPrecision, HasPyTorchsNames) {
+  EXPECT_EQ(get_float32_matmul_precision(), "highest");
+  for (const char* name : {"high", "medium", "highest"}) {
+    set_float32_matmul_precision(name);
+    EXPECT_EQ(get_float32_matmul_precision(), name);
+  }
+  EXPECT_EQ(error_of([] { set_float32_matmul_precision("low"); }),
+            "low is not one of 'highest', 'high', or 'medium'");
+  EXPECT_EQ(matmul_precision(), MatmulPrecision::kHighest);
 }
 
 TEST(Autocast, TrainsAnMlpAsFloat32Does) { expect_similar_curves<Mlp>(); }
