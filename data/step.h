@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -53,7 +54,9 @@ struct StepTimeline {
 struct StepReport {
   double loss = 0.0;  // mean over the step's global samples
   bool has_loss = false;
-  double communication_seconds = 0.0;          // launch to completion, summed over the buckets
+  bool skipped = false;                // its gradients were not finite and have been discarded
+  std::optional<double> loss_scale;    // that of the next step, where losses are scaled
+  double communication_seconds = 0.0;  // launch to completion, summed over the buckets
   double exposed_communication_seconds = 0.0;  // the wait after backward's last kernel
   StepTimeline timeline;
   // What is being trained, parameters before buffers, each model once: how a job learns whose hash

@@ -32,6 +32,7 @@ DataParallel::Accumulation::Accumulation(DataParallel& replicas, data::Step& ste
 
 DataParallel::Accumulation::~Accumulation() {
   random_.reset();
+  autocast_.reset();
   replicas_.accumulation_ = nullptr;
   // Left before the reduction: what has been added up here must not reach the optimizer.
   const bool reduced = done() || (last() && backwards_ == 1);
@@ -46,6 +47,9 @@ DataParallel::Accumulation::Iterator DataParallel::Accumulation::begin() {
   check(!begun_, "[data_parallel] the micro-batches of a step can be iterated once");
   begun_ = true;
   if (replicas_.shard_buffers_) replicas_.shard_buffers_->begin_step();
+  // One scope for all micro-batches: a weight is converted once a step.
+  const DType precision = replicas_.options_.precision;
+  if (precision != DType::kFloat32) autocast_.emplace(precision);
   enter();
   return Iterator(this);
 }
@@ -54,6 +58,7 @@ void DataParallel::Accumulation::enter() {
   backwards_ = 0;
   entered_ = Clock::now();
   random_.reset();
+  if (done()) autocast_.reset();
   if (!done()) {
     if (replicas_.shard_buffers_) replicas_.shard_buffers_->begin_shard(at_);
     random_.emplace(static_cast<uint64_t>(step_.index), static_cast<uint64_t>(current().index));

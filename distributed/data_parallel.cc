@@ -21,6 +21,14 @@
 #include "lockstep/engine/tensor/factory.h"
 
 namespace lockstep::distributed {
+namespace {
+
+// Gradients that are not finite at this loss scale are not finite at any: the ranges of float16 and
+// of what it is to be saved from end around there.
+constexpr double kLowestScale = 0x1p-14;
+
+}  // namespace
+
 DataParallel::DataParallel(const nn::Module& model, std::shared_ptr<ProcessGroup> group,
                            DataParallelOptions options)
     : DataParallel(model.named_parameters(), model.named_buffers(), std::move(group),
@@ -54,6 +62,12 @@ DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
         options_.virtual_shards != 0 ? options_.virtual_shards : options_.reduction.virtual_shards;
     plan_ = std::make_shared<const CanonicalPlan>(shards, group_->size());
   }
+  const DType precision = options_.precision;
+  check(
+      precision == DType::kFloat32 || precision == DType::kBFloat16 || precision == DType::kFloat16,
+      "[data_parallel] precision {}; float32, bfloat16 and float16 are supported",
+      name_of(precision));
+  if (precision == DType::kFloat16) loss_scale_.emplace(options_.loss_scale);
   check(!parameters_.empty(), "[data_parallel] the model has no parameters");
   for (const NamedTensors* list : {&parameters_, &buffers_}) {
     for (const auto& [name, t] : *list) {
@@ -69,7 +83,7 @@ DataParallel::DataParallel(NamedTensors parameters, NamedTensors buffers,
   const ProcessGroup::LabelScope label(*group_, Label("a new DataParallel"));
   verify_same_model(*group_, parameters_, buffers_);
   Reducer::Options reducer{options_.first_bucket_bytes, options_.bucket_bytes};
-  reducer.find_non_finite = options_.non_finite != NonFinite::kIgnore;
+  reducer.find_non_finite = options_.non_finite != NonFinite::kIgnore || loss_scale_;
   reducer.learn_order = options_.learn_order;
   check(!options_.compression || !options_.shard_gradients,
         "[data_parallel] shard_gradients sends each rank its part of the sum as it is; leave out "
@@ -189,7 +203,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
     samples_ += samples;
     const autograd::NoGrad no_grad;
     add_loss(plan_ ? static_cast<size_t>(scope->current().index) : 0, weight, loss);
-    const Tensor seed = full(loss.sizes(), weight, {loss.dtype(), loss.device()});
+    const Tensor seed = full(loss.sizes(), weight * loss_scale(), {loss.dtype(), loss.device()});
     loss.backward(seed);
     if (LayerExchange* layers = LayerExchange::find(*group_)) layers->end_backward();
     if (!final) reducer_->end_pass();
@@ -254,7 +268,8 @@ bool DataParallel::finish(const std::exception_ptr& failure) {
       share.of_samples = group_->size();
     }
   }
-  Reducer::Outcome outcome = reducer_->finish(static_cast<bool>(failure), share, device_losses_);
+  Reducer::Outcome outcome =
+      reducer_->finish(static_cast<bool>(failure), share, 1.0 / loss_scale(), device_losses_);
   const int active = outcome.sums.active();
   if (!outcome.sums.same_step) {
     throw_different_steps(
@@ -270,10 +285,10 @@ bool DataParallel::finish(const std::exception_ptr& failure) {
   }
   unreduced_ = 0;
   if (outcome.poisoned) throw_poisoned(failure);
-  const bool heeds_trouble = options_.non_finite != NonFinite::kIgnore;
-  if (outcome.sums.non_finite || (heeds_trouble && !outcome.trouble.empty())) {
-    discard_non_finite(outcome);
-  }
+  const bool heeds_trouble = options_.non_finite != NonFinite::kIgnore || loss_scale_;
+  const bool skipped = outcome.sums.non_finite || (heeds_trouble && !outcome.trouble.empty());
+  if (skipped) discard_non_finite(outcome);
+  if (loss_scale_ && active > 0) loss_scale_->update(skipped);
   if (shard_buffers_) {
     shard_buffers_->finish();
   } else if (!plan_ && active > 0) {
@@ -281,15 +296,18 @@ bool DataParallel::finish(const std::exception_ptr& failure) {
   }
   check_lockstep_now_and_then(active == group_->size());
   set_activity(Phase::kStep);
-  report(std::move(outcome), {backward_done, Clock::now()});
+  report(std::move(outcome), {backward_done, Clock::now()}, skipped);
   return active == 0;
 }
 
-void DataParallel::report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait) const {
+void DataParallel::report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait,
+                          bool skipped) const {
   if (accumulation_ == nullptr) return;
   data::StepReport& report = accumulation_->step_.report;
   report.loss += outcome.sums.loss;
   report.has_loss = true;
+  report.skipped = report.skipped || skipped;
+  if (loss_scale_) report.loss_scale = loss_scale_->value();
   if (group_->size() > 1) {
     const std::chrono::duration<double> waited = wait.end - wait.begin;
     report.communication_seconds += outcome.communication_seconds;
@@ -347,7 +365,8 @@ void DataParallel::check_shards(const data::Step& step) const {
 // The same on every rank.
 void DataParallel::discard_non_finite(const Reducer::Outcome& outcome) {
   reducer_->discard();
-  if (options_.non_finite == NonFinite::kThrow) {
+  const bool scale_may_be_why = loss_scale_ && loss_scale_->value() >= kLowestScale;
+  if (!scale_may_be_why && options_.non_finite != NonFinite::kSkip) {
     if (outcome.sums.non_finite) reducer_->finite_check().fail(*group_, step_name());
     fail<DistributedError>("[data_parallel] in {} {}. All gradients of the step are discarded",
                            step_name(), outcome.trouble);

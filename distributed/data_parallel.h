@@ -15,8 +15,10 @@
 #include "lockstep/distributed/process_group.h"
 #include "lockstep/distributed/reducer.h"
 #include "lockstep/distributed/reduction_mode.h"
+#include "lockstep/engine/autograd/autocast.h"
 #include "lockstep/engine/tensor/random.h"
 #include "lockstep/nn/module.h"
+#include "lockstep/optim/loss_scale.h"
 #include "lockstep/optim/optimizer.h"
 
 namespace lockstep::distributed {
@@ -34,8 +36,12 @@ struct DataParallelOptions {
   // How gradients are made smaller on their way (compression.h), or otherwise reduced: a hook of
   // your own (docs/communication-hooks.md). Empty: they travel as they are. Not in mode bitwise.
   MakeReduction compression = {};
-  int64_t check_lockstep_every = 1000;  // steps between checks of the replicas; 0: none
-  bool learn_order = true;              // of the buckets, from the first step
+  // bfloat16 or float16: the loops of accumulate() run under autocast (engine/autograd/autocast.h),
+  // and with float16 losses are scaled. float32: neither.
+  DType precision = DType::kFloat32;
+  optim::LossScaleOptions loss_scale = {};  // for float16
+  int64_t check_lockstep_every = 1000;      // steps between checks of the replicas; 0: none
+  bool learn_order = true;                  // of the buckets, from the first step
   bool count_joined_ranks = false;  // in the mean of a backward() outside accumulate(): see join()
   bool shard_gradients = false;     // for a ShardedOptimizer: see sharded_optimizer.h
 };
@@ -120,6 +126,14 @@ struct DataParallelOptions {
 // step, naming parameter and rank. And every so many steps (options.check_lockstep_every) the ranks
 // compare hashes of their replicas.
 //
+// With options.precision float16, backward() multiplies the loss by a scale and the reduced
+// gradients are divided by it, so that they are what they would be without. Where one is not finite
+// on some rank, the scale was too large: no gradients are left on any rank, so that the optimizer's
+// step() does nothing, the step counts as skipped and the scale is halved (loss_scale.h says when
+// it grows). That happens instead of what options.non_finite says, until the scale is so small that
+// it cannot have been the reason. A forward outside accumulate() needs an autograd::Autocast of its
+// own; backward() scales its loss just so.
+//
 // A parameter belongs to the DataParallel that was made over it last; an older one throws when it
 // is used again. The model must outlive this object. Afterwards its parameters stay where they are.
 class DataParallel {
@@ -179,8 +193,10 @@ class DataParallel {
   // From now on the checks include the optimizer's state. It must live while backward() is used.
   void watch(const optim::Optimizer& optimizer) { optimizers_.push_back(&optimizer); }
 
-  // Steps whose gradients were discarded because of NonFinite::kSkip.
+  // Steps whose gradients were discarded because of NonFinite::kSkip or an overflow of float16.
   int64_t skipped_steps() const { return skipped_steps_; }
+  // What the next step's losses are multiplied by: 1 unless options.precision is float16.
+  double loss_scale() const { return loss_scale_ ? loss_scale_->value() : 1.0; }
 
   // In the order in which they are reduced; those of frozen parameters exist once needed.
   std::vector<const Bucket*> buckets() const { return reducer_->buckets(); }
@@ -197,7 +213,7 @@ class DataParallel {
   // there was nobody left to contribute.
   bool finish(const std::exception_ptr& failure);
   void check_shards(const data::Step& step) const;
-  void report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait) const;
+  void report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait, bool skipped) const;
   void throw_poisoned(const std::exception_ptr& failure);
   void discard_non_finite(const Reducer::Outcome& outcome);
   void check_lockstep_now_and_then(bool complete);
@@ -227,6 +243,7 @@ class DataParallel {
   std::vector<const optim::Optimizer*> optimizers_;  // watched
   int64_t reductions_ = 0;
   int64_t skipped_steps_ = 0;
+  std::optional<optim::LossScale> loss_scale_;  // for float16
 
   // The step under way.
   Accumulation* accumulation_ = nullptr;
@@ -302,6 +319,7 @@ class DataParallel::Accumulation {
   std::chrono::steady_clock::time_point entered_;
   bool begun_ = false;
   std::optional<RandomScope> random_;
+  std::optional<autograd::Autocast> autocast_;
 };
 
 }  // namespace lockstep::distributed

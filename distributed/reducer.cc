@@ -338,7 +338,7 @@ void Reducer::launch_rest(bool poisoned, const std::vector<double>& extras,
   places_.back().bucket->launch(*group_, poisoned, extras, on_device);
 }
 
-Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share,
+Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share, double unscale,
                                  const Tensor& losses) {
   reducing_ = false;
   in_pass_ = false;
@@ -381,7 +381,7 @@ Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share,
   const StepTrailer::Sums& sums = outcome.sums;
   if (sums.same_step && !outcome.poisoned) {
     for (const Place& place : places_) {
-      if (!place.idle) place.bucket->settle(sums.scale);
+      if (!place.idle) place.bucket->settle(sums.scale * unscale);
     }
     for (size_t i = 0; i + 1 < places_.size(); ++i) {
       Place& place = places_[i];
@@ -391,7 +391,7 @@ Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share,
         place.bucket->proceed(*group_);
         place.bucket->end_reduction();
         finish_bucket(i);
-        place.bucket->settle(sums.scale);
+        place.bucket->settle(sums.scale * unscale);
       }
       place.idle = !sums.wanted[i];
     }

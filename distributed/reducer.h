@@ -66,9 +66,11 @@ class Reducer {
     double communication_seconds = 0.0;
     std::vector<data::StepTimeline::AllReduce> all_reduces;
   };
-  // After it: sends what is still there and waits for everything. The same on every rank. A device
-  // may hold the terms of the loss, as float64, instead of the share.
-  Outcome finish(bool poisoned, const StepTrailer::Share& share, const Tensor& losses = {});
+  // After it: sends what is still there and waits for everything. The same on every rank, with
+  // gradients that have been multiplied by `unscale`. A device may hold the terms of the loss, as
+  // float64, instead of the share.
+  Outcome finish(bool poisoned, const StepTrailer::Share& share, double unscale = 1.0,
+                 const Tensor& losses = {});
   // No gradients anywhere.
   void discard();
   // Whether there are gradients of this rank that no reduction has taken along.

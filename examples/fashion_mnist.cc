@@ -74,8 +74,10 @@ int main(int argc, char** argv) {
     const auto test = data::fashion_mnist(job.data_dir(), data::Split::kTest);
     const auto net = make_model(model);
     net->to(job.device());
-    distributed::DataParallel replicas(
-        *net, job.group(), {.reduction = job.reduction(), .compression = job.compression()});
+    distributed::DataParallel replicas(*net, job.group(),
+                                       {.reduction = job.reduction(),
+                                        .compression = job.compression(),
+                                        .precision = job.precision()});
     optim::Adam adam(net->parameters(), {.lr = lr});
     for (auto& step : job.steps(images)) {
       adam.zero_grad();

@@ -14,8 +14,10 @@ void train(launch::Job& job) {
 
   nn::Linear line(1, 1);
   line.to(job.device());
-  distributed::DataParallel replicas(
-      line, job.group(), {.reduction = job.reduction(), .compression = job.compression()});
+  distributed::DataParallel replicas(line, job.group(),
+                                     {.reduction = job.reduction(),
+                                      .compression = job.compression(),
+                                      .precision = job.precision()});
   optim::SGD sgd(line.parameters(), {.lr = 0.1});
   for (auto& step : job.steps(points)) {
     sgd.zero_grad();

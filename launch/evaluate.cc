@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "lockstep/data/sampler.h"
 #include "lockstep/distributed/metrics.h"
+#include "lockstep/engine/autograd/autocast.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
@@ -56,6 +58,8 @@ distributed::MetricValues measure_all(Job& job, const data::Dataset& dataset, in
   using distributed::ProcessGroup;
   const ProcessGroup::ActivityScope activity(*job.group(), distributed::Phase::kEvaluation);
   const autograd::NoGrad no_grad;
+  std::optional<autograd::Autocast> autocast;  // fp32 leaves a scope of the program's own alone
+  if (job.precision() != DType::kFloat32) autocast.emplace(job.precision());
   distributed::Metrics metrics(job.group(), "an evaluation");
   const auto mine = data::share(dataset.size(), job.rank(), job.world_size());
   std::vector<int64_t> indices;

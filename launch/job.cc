@@ -12,6 +12,7 @@
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/collective.h"
 #include "lockstep/distributed/compression.h"
+#include "lockstep/engine/matmul_precision.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/memory.h"
 #include "lockstep/launch/device_choice.h"
@@ -69,6 +70,7 @@ std::string common_hash(distributed::ProcessGroup& group, const NamedTensors& we
 
 Job::Job(CommandLine line, std::shared_ptr<distributed::ProcessGroup> group)
     : state_(std::make_unique<State>(std::move(line), std::move(group))) {
+  set_float32_matmul_precision(options().matmul_precision);
   state_->device = choose_device(options().device, read_environment().local_rank);
   state_->group->set_activity(distributed::Phase::kStarting, -1);
 }
@@ -99,6 +101,11 @@ distributed::MakeReduction Job::compression() const {
         {.rank = o.powersgd_rank, .start_iteration = o.powersgd_start, .seed = o.seed});
   }
   return {};
+}
+
+DType Job::precision() const {
+  if (options().precision == "bf16") return DType::kBFloat16;
+  return options().precision == "fp16" ? DType::kFloat16 : DType::kFloat32;
 }
 
 const std::shared_ptr<distributed::ProcessGroup>& Job::group() const { return state_->group; }
@@ -136,6 +143,9 @@ Report Job::finish() {
   report.reduction = options().reduction;
   if (options().reduction == "bitwise") report.virtual_shards = options().virtual_shards;
   report.compression = options().compression;
+  report.precision = options().precision;
+  report.loss_scale = s.loss_scale;
+  if (s.loss_scale) report.skipped_steps = s.skipped_steps;
   report.global_batch = options().global_batch;
   report.accumulate = options().accumulate;
   report.seed = options().seed;

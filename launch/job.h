@@ -79,6 +79,7 @@ class Job {
   Device device() const;
   distributed::ReductionChoice reduction() const;
   distributed::MakeReduction compression() const;  // --compression, for DataParallelOptions
+  DType precision() const;                         // --precision, likewise
   const std::shared_ptr<distributed::ProcessGroup>& group() const;
   int rank() const { return group()->rank(); }
   int world_size() const { return group()->size(); }
@@ -94,7 +95,8 @@ class Job {
   // The fraction of samples whose largest logit is that of their label; goes into the report as
   // test_accuracy. Every rank calls it and gets the same result; each computes a contiguous share,
   // no sample counts twice. `logits` maps a batch to (B, classes), floating point, and is called
-  // without gradients being recorded; putting modules into eval mode is the caller's task.
+  // without gradients being recorded, under autocast if --precision says so; putting modules into
+  // eval mode is the caller's task.
   using Logits = std::function<Tensor(const data::Batch&)>;
   double evaluate(const data::Dataset& dataset, const Logits& logits, int64_t batch_size = 256);
 

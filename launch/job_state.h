@@ -30,8 +30,10 @@ struct Job::State {
   int64_t steps = 0;
   int64_t epochs = 0;
   int64_t samples = 0;
-  Seconds training{0};      // wall time between the first step and the last
-  Seconds not_training{0};  // evaluations inside that time
+  int64_t skipped_steps = 0;
+  std::optional<double> loss_scale;  // after the last step
+  Seconds training{0};               // wall time between the first step and the last
+  Seconds not_training{0};           // evaluations inside that time
   double communication = 0.0;
   double exposed = 0.0;
   int64_t all_reduces = 0;

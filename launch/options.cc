@@ -65,9 +65,10 @@ void add_common_flags(CLI::App& app, Options& o) {
   value("--powersgd-rank", o.powersgd_rank, "Of the factors of --compression powersgd");
   value("--powersgd-start", o.powersgd_start,
         "First steps that --compression powersgd leaves uncompressed");
-  choice("--precision", o.precision, {"fp32", "bf16", "fp16"}, "Of activations and gradients");
+  choice("--precision", o.precision, {"fp32", "bf16", "fp16"},
+         "Of products and activations; weights and reductions stay float32");
   choice("--matmul-precision", o.matmul_precision, {"highest", "high", "medium"},
-         "Of products of float32 matrices");
+         "Of products of float32 matrices on GPUs");
   value("--data", o.data,
         "Where the data is (else $LOCKSTEP_DATA, else the distribution's folder)");
   value("--checkpoint-dir", o.checkpoint_dir, "Where to keep checkpoints");
@@ -115,6 +116,10 @@ void check_values(const Options& o) {
           o.powersgd_start);
   require(o.watchdog >= 0.0 && o.watchdog <= 1e9,
           "[options] --watchdog {}: must be a number of seconds, or 0 for none", o.watchdog);
+  require(
+      o.precision != "fp16" || o.compression != "powersgd",
+      "[options] --compression powersgd carries its errors from step to step, which --precision "
+      "fp16 scales differently; use --precision bf16, or another compression");
   if (o.reduction != "bitwise") return;
   require(o.compression == "none",
           "[options] --compression {} rounds what each rank sends, so the bits would depend on the "
@@ -138,10 +143,6 @@ void check_available(const CLI::App& app, const Options& o) {
   };
   require(o.group != "nccl" || o.device != "cpu",
           "[options] --group nccl connects GPUs; use it with --device cuda, or --group auto");
-  if (o.precision != "fp32") refuse("--precision " + o.precision, "use --precision fp32");
-  if (o.matmul_precision != "highest") {
-    refuse("--matmul-precision " + o.matmul_precision, "use --matmul-precision highest");
-  }
   for (const char* flag : {"--checkpoint-dir", "--checkpoint-every", "--resume"}) {
     if (app.count(flag) > 0) refuse(flag, "run without it");
   }

@@ -48,6 +48,9 @@ std::string to_json(const Report& r) {
   json["reduction"] = r.reduction;
   if (r.virtual_shards) json["virtual_shards"] = *r.virtual_shards;
   json["compression"] = r.compression;
+  json["precision"] = r.precision;
+  if (r.loss_scale) json["loss_scale"] = *r.loss_scale;
+  if (r.skipped_steps) json["skipped_steps"] = *r.skipped_steps;
   json["global_batch"] = r.global_batch;
   json["accumulate"] = r.accumulate;
   json["seed"] = r.seed;

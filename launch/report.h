@@ -28,6 +28,9 @@ struct Report {
   std::string reduction;
   std::optional<int64_t> virtual_shards;  // left out unless `reduction` is bitwise
   std::string compression = "none";
+  std::string precision = "fp32";
+  std::optional<double> loss_scale;      // at the end; these two are left out unless losses are
+  std::optional<int64_t> skipped_steps;  // scaled
   int64_t global_batch = 0;
   int64_t accumulate = 1;
   uint64_t seed = 0;

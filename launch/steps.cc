@@ -72,6 +72,13 @@ void check_agreement(Job& job, int64_t samples, int64_t steps) {
   }
 }
 
+std::string text_of_skip(const data::Step& step) {
+  const std::string text =
+      fmt::format("step {} is skipped: its gradients are not finite", step.index);
+  if (!step.report.loss_scale) return text;
+  return fmt::format("{}; the loss scale is {} now", text, *step.report.loss_scale);
+}
+
 }  // namespace
 
 struct Steps::State {
@@ -114,11 +121,15 @@ struct Steps::State {
       job.epochs = epoch + 1;
       epoch_changed = false;
     }
+    // A step without an update says nothing about the training where its loss is not finite.
+    const bool counts = report.has_loss && !(report.skipped && !std::isfinite(report.loss));
     if (report.has_loss) {
-      job.epoch_loss_sum += report.loss;
-      ++job.epoch_losses;
+      if (counts) {
+        job.epoch_loss_sum += report.loss;
+        ++job.epoch_losses;
+      }
       if (job.step_losses.size() < kReportedLosses) job.step_losses.push_back(report.loss);
-      if (!std::isfinite(report.loss) && !warned) {
+      if (!std::isfinite(report.loss) && counts && !warned) {
         warned = true;
         if (progress) {
           log::warn(fmt::format("the loss of step {} is {}: training diverged", current->index,
@@ -126,6 +137,11 @@ struct Steps::State {
         }
       }
     }
+    if (report.skipped) {
+      ++job.skipped_steps;
+      if (progress) log::info(text_of_skip(*current));
+    }
+    if (report.loss_scale) job.loss_scale = report.loss_scale;
     job.communication += report.communication_seconds;
     job.exposed += report.exposed_communication_seconds;
     job.all_reduces += std::ssize(report.timeline.all_reduces);
@@ -134,8 +150,8 @@ struct Steps::State {
     job.samples += current->global_samples;
     job.training = Clock::now() - start - (job.not_training - not_training_before);
     if (progress) {
-      progress->update(job.steps, report.has_loss ? std::optional(report.loss) : std::nullopt,
-                       job.samples, job.training);
+      progress->update(job.steps, counts ? std::optional(report.loss) : std::nullopt, job.samples,
+                       job.training);
     }
   }
 

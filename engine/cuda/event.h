@@ -8,8 +8,8 @@
 
 namespace lockstep::cuda {
 
-// Whether the event has come. "Not yet" must not stay behind as the last error: the next launch would
-// be blamed for it.
+// Whether the event has come. "Not yet" must not stay behind as the last error: the next launch
+// would be blamed for it.
 inline bool is_over(cudaEvent_t event) {
   const cudaError_t status = cudaEventQuery(event);
   if (status == cudaErrorNotReady) {

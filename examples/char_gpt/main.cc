@@ -84,8 +84,10 @@ void train(launch::Job& job, const Settings& s) {
 
   Gpt net(s.size);
   net.to(job.device());
-  distributed::DataParallel replicas(
-      net, job.group(), {.reduction = job.reduction(), .compression = job.compression()});
+  distributed::DataParallel replicas(net, job.group(),
+                                     {.reduction = job.reduction(),
+                                      .compression = job.compression(),
+                                      .precision = job.precision()});
   optim::AdamW adam(groups(net, s.lr));
   auto steps = job.steps(windows);
   optim::LambdaLR schedule(adam, [&](int64_t step) { return rate(step, s.warmup, steps.size()); });

@@ -34,6 +34,17 @@ TEST(CudaJobs, CharGptBitwise) {
                      1e-5);
 }
 
+TEST(CudaJobs, MixedPrecision) {
+  for (const char* precision : {"bf16", "fp16"}) {
+    expect_same_losses(CHAR_GPT,
+                       "--text " GPT_TEXT
+                       " --layers 1 --width 32 --heads 2 --context 16 --max-steps 3"
+                       " --global-batch 8 --generate 0 --precision " +
+                           std::string(precision),
+                       5e-3);
+  }
+}
+
 // In mode bitwise two ranks get the bits of one; they share a device if there is only one.
 TEST(CudaJobs, TwoRanksGetTheBitsOfOne) {
   const std::pair<std::string, std::string> jobs[] = {

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "lockstep/distributed/threads_group.h"
+#include "lockstep/engine/autograd/autocast.h"
 #include "lockstep/engine/autograd/hooks.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/optim/optim.h"
@@ -198,6 +199,80 @@ TEST(NonFiniteGradients, CanBeIgnored) {
     DataParallel replicas(*net, share_of(group), {.non_finite = NonFinite::kIgnore});
     EXPECT_EQ(step_with(replicas, *net, Mlp::kInput, 0, 1, {{net->fc2.bias, 3, kNan, 0}}), "");
     EXPECT_EQ(first_non_finite(net->fc2.bias.grad()), 3);
+  });
+}
+
+// -- loss scaling
+
+DataParallelOptions half(int64_t growth_interval = 2000) {
+  return {.precision = DType::kFloat16,
+          .loss_scale = {.init_scale = 1024.0, .growth_interval = growth_interval}};
+}
+
+// One rank's overflow in one micro-batch: all of them skip the step, then go on alike.
+TEST(LossScaling, SkipsTheStepOnEveryRank) {
+  run_thread_ranks(3, [&](ProcessGroup& group) {
+    const auto net = make_net<Mlp>(DType::kFloat32);
+    DataParallel replicas(*net, share_of(group), half(2));
+    optim::SGD sgd(net->parameters(), {.lr = 0.5});
+    EXPECT_EQ(replicas.loss_scale(), 1024.0);
+    const auto before = bits_of(net->named_parameters());
+    EXPECT_EQ(step_with(replicas, *net, Mlp::kInput, 0, 2, {{net->fc2.bias, 3, kInfinity, 0}}), "");
+    expect_no_gradients(*net);
+    sgd.step();
+    EXPECT_EQ(bits_of(net->named_parameters()), before);
+    EXPECT_EQ(replicas.skipped_steps(), 1);
+    EXPECT_EQ(replicas.loss_scale(), 512.0);
+    for (const double scale : {512.0, 1024.0, 1024.0, 2048.0}) {
+      EXPECT_EQ(step_with(replicas, *net, Mlp::kInput, 1, 2, {}), "");
+      sgd.step();
+      EXPECT_EQ(replicas.loss_scale(), scale);
+    }
+    EXPECT_NE(bits_of(net->named_parameters()), before);
+    EXPECT_EQ(replicas.skipped_steps(), 1);
+    replicas.check_lockstep();
+  });
+}
+
+// Gradients that are NaN at any scale end the job after all, by name.
+TEST(LossScaling, GivesUpWhereTheScaleIsNotTheReason) {
+  run_thread_ranks(2, [&](ProcessGroup& group) {
+    const auto net = make_net<Mlp>(DType::kFloat32);
+    DataParallelOptions options = half();
+    options.loss_scale.backoff_factor = 0x1p-13;
+    DataParallel replicas(*net, share_of(group), options);
+    const std::vector<Fault> fault = {{net->fc2.weight, 17, kNan, 0}};
+    std::string text;
+    for (int64_t i = 0; i < 3; ++i) {
+      text = step_with(replicas, *net, Mlp::kInput, i, 1, fault);
+      EXPECT_EQ(text.empty(), i < 2) << text;
+    }
+    EXPECT_NE(text.find("gradient of fc2.weight is not finite on rank 1"), std::string::npos);
+    expect_no_gradients(*net);
+  });
+}
+
+// The gradients are those of the unscaled loss, forward runs in float16, and the step's report says
+// what was done.
+TEST(LossScaling, LeavesNoTraceInTheGradients) {
+  run_thread_ranks(2, [&](ProcessGroup& group) {
+    const Samples all = make_samples(10, Mlp::kInput, DType::kFloat32, 0);
+    const auto net = make_net<Mlp>(DType::kFloat32), plain = make_net<Mlp>(DType::kFloat32);
+    DataParallel replicas(*net, share_of(group), half());
+    data::Step step = make_step(all, group.rank(), group.size(), 2, 0);
+    for (auto& m : replicas.accumulate(step)) {
+      EXPECT_EQ(net->fc1(m.x).dtype(), DType::kFloat16);
+      replicas.backward(net->loss(m.x, m.y, m.index), m.size());
+    }
+    EXPECT_FALSE(autograd::autocast_enabled());
+    EXPECT_EQ(step.report.loss_scale, 1024.0);
+    EXPECT_FALSE(step.report.skipped);
+    EXPECT_NEAR(step.report.loss, backward_alone(*plain, all, 4, 0), 1e-3);
+    for (size_t i = 0; i < net->parameters().size(); ++i) {
+      const auto got = net->parameters()[i].grad().to_vector();
+      const auto expected = plain->parameters()[i].grad().to_vector();
+      for (size_t k = 0; k < got.size(); ++k) EXPECT_NEAR(got[k], expected[k], 1e-3);
+    }
   });
 }
 

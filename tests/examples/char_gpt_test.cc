@@ -59,6 +59,31 @@ TEST(CharGpt, AccumulatingFourIsFourRanks) {
 }
 
 // An epoch is the training text, nine tenths of it, once: in windows of 32 bytes side by side.
+// In float16 the loss scale moves alike on every rank, so that bits stay independent of their
+// number.
+TEST(CharGpt, MixedPrecisionFollowsFloat32) {
+  const std::string arguments = "--global-batch 8 --max-steps 6 --generate 0" + kSmall;
+  const json exact = report_of(CHAR_GPT, arguments, 0);
+  ASSERT_FALSE(exact.is_null());
+  EXPECT_EQ(exact.at("precision"), "fp32");
+  EXPECT_FALSE(exact.contains("loss_scale"));
+  for (const std::string precision : {"bf16", "fp16"}) {
+    const std::string mixed =
+        arguments + " --reduction bitwise --virtual-shards 4 --precision " + precision;
+    const json one = report_of(CHAR_GPT, mixed, 0), two = report_of(CHAR_GPT, mixed, 2);
+    ASSERT_FALSE(one.is_null() || two.is_null());
+    EXPECT_EQ(one.at("precision"), precision);
+    const double worst = worst_ratio(losses_of(one), losses_of(exact));
+    EXPECT_GT(worst, 1e-7) << precision;
+    EXPECT_LE(worst, precision == "bf16" ? 2e-4 : 5e-5) << precision;
+    EXPECT_EQ(one.at("weights_sha256"), two.at("weights_sha256")) << precision;
+    if (precision == "bf16") continue;
+    EXPECT_EQ(one.at("loss_scale"), 65536.0);
+    EXPECT_EQ(two.at("loss_scale"), 65536.0);
+    EXPECT_EQ(one.at("skipped_steps"), 0);
+  }
+}
+
 TEST(CharGpt, EpochsArePassesOverTheText) {
   const auto bytes = static_cast<int64_t>(std::filesystem::file_size(kText)) / 10 * 9;
   const int64_t windows = (bytes - 1) / 32, batch = 16;

@@ -1,6 +1,7 @@
 #include "lockstep/launch/job.h"
 
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <map>
@@ -16,6 +17,7 @@
 #include "lockstep/distributed/data_parallel.h"
 #include "lockstep/distributed/threads_group.h"
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/matmul_precision.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/error.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -469,6 +471,52 @@ TEST(Job, DataDirectory) {
   options.data = "/from/flag";
   EXPECT_EQ(directory(), "/from/flag");
   old != nullptr ? setenv("LOCKSTEP_DATA", saved.c_str(), 1) : unsetenv("LOCKSTEP_DATA");
+}
+
+// A step that overflows on one of two ranks is skipped and counted on both.
+TEST(Job, HalfPrecision) {
+  Options options = options_with(4);
+  options.max_steps = 4;
+  options.precision = "fp16";
+  options.matmul_precision = "high";
+  with_jobs(2, options, [](Job& job) {
+    EXPECT_EQ(job.precision(), DType::kFloat16);
+    EXPECT_EQ(get_float32_matmul_precision(), "high");
+    manual_seed(1);
+    nn::Linear line(1, 2);
+    distributed::DataParallel replicas(line, job.group(), {.precision = job.precision()});
+    optim::SGD sgd(line.parameters(), {.lr = 0.1});
+    const data::TensorDataset data(rand({16, 1}), arange(16) / 16.0);
+    std::vector<double> weights;
+    for (auto& step : job.steps(data)) {
+      sgd.zero_grad();
+      for (auto& micro : replicas.accumulate(step)) {
+        const bool overflows = step.index == 2 && job.rank() == 1;
+        replicas.backward(mean(line(micro.x)) * (overflows ? 1e6 : 1.0), micro.size());
+      }
+      EXPECT_EQ(step.report.skipped, step.index == 2);
+      EXPECT_EQ(line.weight.grad().defined(), step.index != 2);
+      sgd.step();
+      weights.push_back(line.weight.to_vector()[0]);
+    }
+    ASSERT_EQ(weights.size(), 4u);
+    EXPECT_NE(weights[1], weights[0]);
+    EXPECT_EQ(weights[2], weights[1]);
+    EXPECT_NE(weights[3], weights[2]);
+    const data::TensorDataset labelled(rand({4, 1}), zeros({4}));
+    job.evaluate(labelled, [&](const data::Batch& batch) {
+      const Tensor logits = line(batch.x);
+      EXPECT_EQ(logits.dtype(), DType::kFloat16);
+      return logits;
+    });
+    const Report report = job.finish();
+    EXPECT_EQ(report.precision, "fp16");
+    EXPECT_EQ(report.steps, 4);
+    EXPECT_EQ(report.skipped_steps, 1);
+    EXPECT_EQ(report.loss_scale, 32768.0);
+    EXPECT_TRUE(std::isfinite(report.train_loss.value_or(0.0)));
+  });
+  set_float32_matmul_precision("highest");
 }
 
 }  // namespace

@@ -47,6 +47,9 @@ Report example() {
   r.reduction = "bitwise";
   r.virtual_shards = 16;
   r.compression = "bf16";
+  r.precision = "fp16";
+  r.loss_scale = 32768.0;
+  r.skipped_steps = 1;
   r.global_batch = 128;
   r.accumulate = 2;
   r.seed = 18446744073709551615u;
@@ -76,6 +79,9 @@ TEST(Report, Json) {
   "reduction": "bitwise",
   "virtual_shards": 16,
   "compression": "bf16",
+  "precision": "fp16",
+  "loss_scale": 32768.0,
+  "skipped_steps": 1,
   "global_batch": 128,
   "accumulate": 2,
   "seed": 18446744073709551615,

@@ -7,8 +7,9 @@
 // What is emulated. Grids, blocks and warps; each thread of a block is a fiber, blocks run one
 // after the other in the thread that launches. __syncthreads, __syncwarp, shuffles and votes are
 // the only places where threads take turns. Streams and events are handles that are checked;
-// all work is done by the time the call returns, or on demand as late as can be. Types, constants, signatures and error codes are
-// those of CUDA 13; what this folder lacks does not compile or returns cudaErrorNotSupported.
+// all work is done by the time the call returns, or on demand as late as can be. Types, constants,
+// signatures and error codes are those of CUDA 13; what this folder lacks does not compile or
+// returns cudaErrorNotSupported.
 //
 // What is caught:
 // - Host code that dereferences device memory: the memory is inaccessible except while a kernel or
@@ -34,9 +35,9 @@
 //
 // Environment, read once: LOCKSTEP_EMULATED_GPUS is the number of devices (default 1; with 0 every
 // call returns cudaErrorNoDevice), LOCKSTEP_EMULATED_GPU_BYTES the memory of each (default 1 GiB),
-// LOCKSTEP_EMULATION_SEED the seed of the order, LOCKSTEP_EMULATION_DEFER=1 defers work. `extern __shared__` arrays cannot be emulated:
-// a kernel takes lockstep::emulation::dynamic_shared() instead. Compile with -Wno-unknown-pragmas
-// where kernels say `#pragma unroll`.
+// LOCKSTEP_EMULATION_SEED the seed of the order, LOCKSTEP_EMULATION_DEFER=1 defers work. `extern
+// __shared__` arrays cannot be emulated: a kernel takes lockstep::emulation::dynamic_shared()
+// instead. Compile with -Wno-unknown-pragmas where kernels say `#pragma unroll`.
 
 #define LOCKSTEP_CUDA_EMULATION 1
 

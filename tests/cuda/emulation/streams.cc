@@ -12,8 +12,8 @@
 #include "runtime_state.h"
 
 // Streams and events of the emulated runtime. An event is a place in a stream's line of work
-// (pending.h), or none where everything had been done. A stream can be made to stand still: then it,
-// and those that wait for its events, say that they are not done until the stall is over.
+// (pending.h), or none where everything had been done. A stream can be made to stand still: then
+// it, and those that wait for its events, say that they are not done until the stall is over.
 struct CUstream_st {
   int device = 0;
   unsigned flags = 0;
@@ -210,8 +210,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     return remember(cudaErrorNotReady);
   }
   const std::lock_guard lock(device_mutex());
-  return stream->line->reached(stream->line->issued()) ? cudaSuccess
-                                                       : remember(cudaErrorNotReady);
+  return stream->line->reached(stream->line->issued()) ? cudaSuccess : remember(cudaErrorNotReady);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags) {
