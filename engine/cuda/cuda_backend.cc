@@ -138,7 +138,9 @@ class CudaBackend final : public Backend, public Transfers {
                "copy to host");
   }
   std::shared_ptr<Event> record_event(Lane lane) override {
-    return std::make_shared<CudaEvent>(stream(lane));
+    // Who waits for copies beside the computation is not the thread that issues it.
+    const unsigned sleeps = lane == Lane::kCopies ? cudaEventBlockingSync : 0u;
+    return std::make_shared<CudaEvent>(stream(lane), cudaEventDisableTiming | sleeps);
   }
   void wait_for(const std::shared_ptr<Event>& event, Lane lane) override {
     if (const auto* ours = dynamic_cast<const CudaEvent*>(event.get())) {

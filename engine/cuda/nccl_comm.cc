@@ -189,7 +189,7 @@ class NcclComm final : public DeviceComm {
   }
   std::shared_ptr<CommEvent> mark() override {
     make_current();
-    return std::make_shared<CudaEvent>(stream_, true);
+    return std::make_shared<CudaEvent>(stream_, cudaEventDefault);
   }
   std::byte* scratch(size_t bytes) override {
     if (bytes <= scratch_bytes_) return scratch_;
