@@ -1,5 +1,6 @@
 #include "lockstep/distributed/staged_group.h"
 
+#include <chrono>
 #include <cstddef>
 #include <exception>
 #include <map>
@@ -110,6 +111,8 @@ struct Staged {
   std::unique_ptr<PinnedMemory> staging;  // then memory of the call's own
   std::shared_ptr<Event> sent;            // null: there is nothing to wait for
   std::shared_ptr<Event> received;        // in the group's memory, once the queue is through
+  // When the device had come to it.
+  std::chrono::steady_clock::time_point ready{};
 };
 
 // A collective on the host whose result belongs on the device.
@@ -130,7 +133,13 @@ class StagedWork final : public Work::State {
                                           Lane::kCompute);
     }
   }
-  Work::Times times() const override { return queued_.times(); }
+  // What the device had to do before is no part of the communication.
+  Work::Times times() const override {
+    if (!queued_.is_completed()) return {};
+    Work::Times times = queued_.times();
+    times.launched = times.started = staged_->ready;
+    return times;
+  }
 
  private:
   Work queued_;
@@ -263,6 +272,7 @@ class StagedGroup final : public ProcessGroup {
       const SyncAllowed allowed;
       staged->sent->wait_on_host();
     }
+    staged->ready = std::chrono::steady_clock::now();
     try {
       run_on_host(staged->on_host);
     } catch (...) {

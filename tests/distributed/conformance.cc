@@ -133,9 +133,9 @@ void for_all_dtypes(Body body) {
   body.template operator()<uint8_t>();
 }
 
-// More than a staging area holds. Threads have none, and sanitizers have less patience.
-int64_t long_count(const ProcessGroup& group) { return group.name() == "threads" ? 5003 : 70001; }
-int64_t long_part(const ProcessGroup& group) { return group.name() == "threads" ? 1031 : 20011; }
+// More than a staging area holds. Only mpi has one, and sanitizers have less patience.
+int64_t long_count(const ProcessGroup& group) { return group.name() != "mpi" ? 5003 : 70001; }
+int64_t long_part(const ProcessGroup& group) { return group.name() != "mpi" ? 1031 : 20011; }
 
 constexpr ReduceOp kOps[] = {ReduceOp::kSum, ReduceOp::kMin, ReduceOp::kMax};
 
@@ -232,7 +232,7 @@ void canonical_sum_values(ProcessGroup& group) {
       const auto plan = std::make_shared<const CanonicalPlan>(leaves, group.size());
       const auto& share = plan->share(group.rank());
       // The last one is more than what travels between nodes at a time.
-      const int64_t longest = group.name() == "threads" ? 5003 : 300007;
+      const int64_t longest = group.name() != "mpi" ? 5003 : 300007;
       const auto memory =
           group.allocate(static_cast<size_t>(plan->slots() * longest) * sizeof(T), Device{});
       auto* const slots = static_cast<T*>(memory->data());
