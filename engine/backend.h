@@ -151,6 +151,18 @@ class Backend {
                                    bool batch) = 0;
   virtual void log_softmax(const Tensor& y, const Tensor& x) = 0;  // last dimension, contiguous
   virtual void log_softmax_gradient(const Tensor& gx, const Tensor& gy, const Tensor& y) = 0;
+  virtual void softmax(const Tensor& y, const Tensor& x) = 0;  // likewise
+  virtual void softmax_gradient(const Tensor& gx, const Tensor& gy, const Tensor& y) = 0;
+  // Of logits x (N, C) and int64 targets (N), in [0, C) or `ignore_index`: losses (N), 0 where
+  // ignored, times the weight of the target's class if weight (C) is defined; and for the gradient
+  // of each row its maximum and the logarithm of the sum of exp(x - maximum), (N, 2). What is not x
+  // or the target is float32 where x has 16 bits. Contiguous.
+  virtual void cross_entropy(const Tensor& losses, const Tensor& log_sums, const Tensor& x,
+                             const Tensor& target, const Tensor& weight, int64_t ignore_index) = 0;
+  // gx (N, C) from gy (N), the gradient of the losses; 0 in rows that are ignored.
+  virtual void cross_entropy_gradient(const Tensor& gx, const Tensor& gy, const Tensor& x,
+                                      const Tensor& log_sums, const Tensor& target,
+                                      const Tensor& weight, int64_t ignore_index) = 0;
 
   // -- optimizers: one pass over all segments
   virtual void sgd_step(std::span<const OptimizerSegment> segments, const SgdArgs& args) = 0;

@@ -93,6 +93,17 @@ NormShape norm_shape(const Tensor& x, const Tensor& y) {
   return s;
 }
 
+template <typename T>
+ClassRows<T> class_rows(const Tensor& x, const Tensor& target, const Tensor& weight,
+                        int64_t ignore_index) {
+  return {.rows = x.size(0),
+          .cols = x.size(1),
+          .x = x.data<T>(),
+          .target = target.data<int64_t>(),
+          .weight = data_or_null<T>(weight),
+          .ignore_index = ignore_index};
+}
+
 // Calls fn(segment, begin, end) for fixed tiles of every segment, in parallel.
 template <typename F>
 void for_segment_tiles(std::span<const OptimizerSegment> segments, F&& fn) {
@@ -376,6 +387,56 @@ class CpuBackend final : public Backend {
       const int64_t columns = y.size(-1);
       log_softmax_backward(columns ? y.numel() / columns : 0, columns, gy.data<T>(), y.data<T>(),
                            gx.data<T>());
+    });
+  }
+  void softmax(const Tensor& y, const Tensor& x) override {
+    check_on_device("softmax", device(), y, x);
+    if (is_half(x)) {
+      return in_float32({y}, {x}, [&](const auto& out, const auto& in) { softmax(out[0], in[0]); });
+    }
+    for_float_or_double("softmax", x.dtype(), [&]<typename T>(T*) {
+      const int64_t columns = x.size(-1);
+      softmax_forward(columns ? x.numel() / columns : 0, columns, x.data<T>(), y.data<T>());
+    });
+  }
+  void softmax_gradient(const Tensor& gx, const Tensor& gy, const Tensor& y) override {
+    check_on_device("softmax_gradient", device(), gx, gy, y);
+    if (is_half(y)) {
+      return in_float32({gx}, {gy, y}, [&](const auto& out, const auto& in) {
+        softmax_gradient(out[0], in[0], in[1]);
+      });
+    }
+    for_float_or_double("softmax_gradient", y.dtype(), [&]<typename T>(T*) {
+      const int64_t columns = y.size(-1);
+      softmax_backward(columns ? y.numel() / columns : 0, columns, gy.data<T>(), y.data<T>(),
+                       gx.data<T>());
+    });
+  }
+  void cross_entropy(const Tensor& losses, const Tensor& log_sums, const Tensor& x,
+                     const Tensor& target, const Tensor& weight, int64_t ignore_index) override {
+    check_on_device("cross_entropy", device(), losses, log_sums, x, target, weight);
+    if (is_half(x)) {
+      return in_float32({}, {x}, [&](const auto&, const auto& in) {
+        cross_entropy(losses, log_sums, in[0], target, weight, ignore_index);
+      });
+    }
+    for_float_or_double("cross_entropy", x.dtype(), [&]<typename T>(T*) {
+      cross_entropy_forward<T>(class_rows<T>(x, target, weight, ignore_index), losses.data<T>(),
+                               log_sums.data<T>());
+    });
+  }
+  void cross_entropy_gradient(const Tensor& gx, const Tensor& gy, const Tensor& x,
+                              const Tensor& log_sums, const Tensor& target, const Tensor& weight,
+                              int64_t ignore_index) override {
+    check_on_device("cross_entropy_gradient", device(), gx, gy, x, log_sums, target, weight);
+    if (is_half(x)) {
+      return in_float32({gx}, {x}, [&](const auto& out, const auto& in) {
+        cross_entropy_gradient(out[0], gy, in[0], log_sums, target, weight, ignore_index);
+      });
+    }
+    for_float_or_double("cross_entropy_gradient", x.dtype(), [&]<typename T>(T*) {
+      cross_entropy_backward<T>(class_rows<T>(x, target, weight, ignore_index), gy.data<T>(),
+                                log_sums.data<T>(), gx.data<T>());
     });
   }
 

@@ -39,7 +39,7 @@ inline T add_lanes(T (&lanes)[kLanes]) {
 }
 
 template <typename T>
-void forward(int64_t cols, const T* x, T* y) {
+inline T max_of(int64_t cols, const T* x) {
   const int64_t whole = cols / kLanes * kLanes;
   T most[kLanes];
   for (int i = 0; i < kLanes; ++i) {
@@ -57,7 +57,18 @@ void forward(int64_t cols, const T* x, T* y) {
   for (int64_t c = whole; c < cols; ++c) {
     max = x[c] > max ? x[c] : max;
   }
+  return max;
+}
 
+template <typename T>
+inline T log_of(T x) {
+  return static_cast<T>(__builtin_log(static_cast<double>(x)));
+}
+
+template <typename T>
+void log_sum(int64_t cols, const T* x, T* max_and_log_sum) {
+  const T max = max_of(cols, x);
+  const int64_t whole = cols / kLanes * kLanes;
   T sums[kLanes] = {};
   for (int64_t c = 0; c < whole; c += kLanes) {
     for (int i = 0; i < kLanes; ++i) {
@@ -67,9 +78,69 @@ void forward(int64_t cols, const T* x, T* y) {
   for (int64_t c = whole; c < cols; ++c) {
     sums[c - whole] += exp_of(x[c] - max);
   }
-  const T log_sum = static_cast<T>(__builtin_log(static_cast<double>(add_lanes(sums))));
+  max_and_log_sum[0] = max;
+  max_and_log_sum[1] = log_of(add_lanes(sums));
+}
+
+template <typename T>
+void forward(int64_t cols, const T* x, T* y) {
+  T of_row[2];
+  log_sum(cols, x, of_row);
   for (int64_t c = 0; c < cols; ++c) {
-    y[c] = (x[c] - max) - log_sum;
+    y[c] = (x[c] - of_row[0]) - of_row[1];
+  }
+}
+
+template <typename T>
+void scaled_softmax(int64_t cols, const T* x, const T* max_and_log_sum, T factor, T* y) {
+  const T max = max_and_log_sum[0], log_sum = max_and_log_sum[1];
+  for (int64_t c = 0; c < cols; ++c) {
+    y[c] = factor * exp_of((x[c] - max) - log_sum);
+  }
+}
+
+template <typename T>
+void softmax(int64_t cols, const T* x, T* y) {
+  const T max = max_of(cols, x);
+  const int64_t whole = cols / kLanes * kLanes;
+  T sums[kLanes] = {};
+  for (int64_t c = 0; c < whole; c += kLanes) {
+    T e[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      e[i] = exp_of(x[c + i] - max);
+    }
+    for (int i = 0; i < kLanes; ++i) {
+      sums[i] += e[i];
+    }
+    for (int i = 0; i < kLanes; ++i) {
+      y[c + i] = e[i];
+    }
+  }
+  for (int64_t c = whole; c < cols; ++c) {
+    y[c] = exp_of(x[c] - max);
+    sums[c - whole] += y[c];
+  }
+  const T scale = T{1} / add_lanes(sums);
+  for (int64_t c = 0; c < cols; ++c) {
+    y[c] *= scale;
+  }
+}
+
+template <typename T>
+void softmax_backward(int64_t cols, const T* gy, const T* y, T* gx) {
+  const int64_t whole = cols / kLanes * kLanes;
+  T sums[kLanes] = {};
+  for (int64_t c = 0; c < whole; c += kLanes) {
+    for (int i = 0; i < kLanes; ++i) {
+      sums[i] += gy[c + i] * y[c + i];
+    }
+  }
+  for (int64_t c = whole; c < cols; ++c) {
+    sums[c - whole] += gy[c] * y[c];
+  }
+  const T sum = add_lanes(sums);
+  for (int64_t c = 0; c < cols; ++c) {
+    gx[c] = y[c] * (gy[c] - sum);
   }
 }
 
@@ -91,12 +162,18 @@ void backward(int64_t cols, const T* gy, const T* y, T* gx) {
   }
 }
 
+template <typename T>
+constexpr SoftmaxKernelsOf<T> kKernels{.forward = forward<T>,
+                                       .backward = backward<T>,
+                                       .softmax = softmax<T>,
+                                       .softmax_backward = softmax_backward<T>,
+                                       .log_sum = log_sum<T>,
+                                       .scaled_softmax = scaled_softmax<T>};
+
 }  // namespace
 
 const SoftmaxKernels& softmax_kernels() {
-  static constexpr SoftmaxKernels kTable{
-      .f32 = {.forward = forward<float>, .backward = backward<float>},
-      .f64 = {.forward = forward<double>, .backward = backward<double>}};
+  static constexpr SoftmaxKernels kTable{.f32 = kKernels<float>, .f64 = kKernels<double>};
   return kTable;
 }
 

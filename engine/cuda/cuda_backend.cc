@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "lockstep/engine/cuda/conv.h"
+#include "lockstep/engine/cuda/cross_entropy.h"
 #include "lockstep/engine/cuda/elementwise.h"
 #include "lockstep/engine/cuda/event.h"
 #include "lockstep/engine/cuda/gemm.h"
@@ -274,6 +275,26 @@ class CudaBackend final : public Backend, public Transfers {
   void log_softmax_gradient(const Tensor& gx, const Tensor& gy, const Tensor& y) override {
     check_on_device("log_softmax_gradient", device(), gx, gy, y);
     cuda::log_softmax_gradient(stream(), gx, gy, y);
+  }
+
+  void softmax(const Tensor& y, const Tensor& x) override {
+    check_on_device("softmax", device(), y, x);
+    cuda::softmax(stream(), y, x);
+  }
+  void softmax_gradient(const Tensor& gx, const Tensor& gy, const Tensor& y) override {
+    check_on_device("softmax_gradient", device(), gx, gy, y);
+    cuda::softmax_gradient(stream(), gx, gy, y);
+  }
+  void cross_entropy(const Tensor& losses, const Tensor& log_sums, const Tensor& x,
+                     const Tensor& target, const Tensor& weight, int64_t ignore_index) override {
+    check_on_device("cross_entropy", device(), losses, log_sums, x, target, weight);
+    cuda::cross_entropy(stream(), losses, log_sums, x, target, weight, ignore_index);
+  }
+  void cross_entropy_gradient(const Tensor& gx, const Tensor& gy, const Tensor& x,
+                              const Tensor& log_sums, const Tensor& target, const Tensor& weight,
+                              int64_t ignore_index) override {
+    check_on_device("cross_entropy_gradient", device(), gx, gy, x, log_sums, target, weight);
+    cuda::cross_entropy_gradient(stream(), gx, gy, x, log_sums, target, weight, ignore_index);
   }
 
   // -- optimizers

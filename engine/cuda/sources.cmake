@@ -17,8 +17,8 @@ function(lockstep_cuda_sources host device)
     ${folder}/status.cc
     PARENT_SCOPE)
   set(kernels "")
-  foreach(topic conv elementwise gemm indexing norm optimizer pointwise pool reduction scan softmax
-      sort)
+  foreach(topic conv cross_entropy elementwise gemm indexing norm optimizer pointwise pool
+      reduction scan softmax sort)
     list(APPEND kernels ${folder}/${topic}.cu)
   endforeach()
   foreach(part RANGE 3)  # kPointwiseParts of them

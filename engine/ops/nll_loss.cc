@@ -6,6 +6,7 @@
 #include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/half.h"
 #include "lockstep/engine/ops/host_values.h"
+#include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/index.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
@@ -78,13 +79,16 @@ struct NllLossBackward0 final : OpNode<3> {
   }
 };
 
+void check_weight(const Tensor& weight, int64_t classes) {
+  check(!weight.defined() || (weight.dim() == 1 && weight.size(0) == classes),
+        "weight tensor should be defined either for all {} classes or no classes but got weight "
+        "tensor of shape: {}",
+        classes, weight.defined() ? weight.sizes().str() : "");
+}
+
 Tensor nll_of_rows(const Tensor& x, const Tensor& target, const ClassLossOptions& options) {
   const int64_t classes = x.size(1);
-  check(
-      !options.weight.defined() || (options.weight.dim() == 1 && options.weight.size(0) == classes),
-      "weight tensor should be defined either for all {} classes or no classes but got weight "
-      "tensor of shape: {}",
-      classes, options.weight.defined() ? options.weight.sizes().str() : "");
+  check_weight(options.weight, classes);
   const Targets targets(target, classes, options.ignore_index);
   Tensor y, weights;
   double divisor = 1;
@@ -107,6 +111,86 @@ Tensor nll_of_rows(const Tensor& x, const Tensor& target, const ClassLossOptions
     node->save(0, targets.positions);
     node->save(1, weights);
     node->save(2, targets.ignored);
+  }
+  return y;
+}
+
+// Log-softmax and nll_loss in one, from the logits (N, C): what is kept for backward is the logits
+// and two numbers a row, not the log-probabilities. The graph has the nodes of the two ops. The
+// second one hands the gradients of the rows' losses on, broadcast over the classes, which takes no
+// memory; the first makes the gradient of the logits from them.
+struct FusedNllLossBackward final : OpNode<0> {
+  double divisor = 1;
+  Dims sizes;
+  std::string_view name() const override { return "NllLossBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    results[0] = div(gradients[0], divisor).expand({sizes[0]}).unsqueeze(1).expand(sizes);
+  }
+};
+
+struct FusedLogSoftmaxBackward final : OpNode<4> {  // x, log_sums, target, weight
+  int64_t ignore_index = 0;
+  std::string_view name() const override { return "LogSoftmaxBackward0"; }
+  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
+    const Tensor x = saved(0), target = saved(2), weight = saved(3);
+    const Tensor g = gradients[0].select(1, 0);
+    if (autograd::grad_enabled()) {
+      results[0] = differentiably(g, x, target, weight);
+      return;
+    }
+    const Tensor gx = empty_dense(x.sizes(), x.dtype(), x.device());
+    backend_of(x).cross_entropy_gradient(gx, g.contiguous(), x.contiguous(), saved(1),
+                                         target.contiguous(), weight, ignore_index);
+    results[0] = gx;
+  }
+
+ private:
+  // For create_graph.
+  Tensor differentiably(Tensor g, const Tensor& x, const Tensor& target, const Tensor& weight) {
+    const Targets targets(target, x.size(1), ignore_index);
+    const Tensor weights = targets.weights(weight, g.dtype());
+    if (weights.defined()) g = mul(g, weights);
+    if (targets.ignored.defined()) g = masked_fill(g, targets.ignored, 0);
+    const Tensor everywhere = mul(softmax(widened(x), 1), g.unsqueeze(1));
+    Tensor gx = sub(everywhere, put(g, targets.positions, x.sizes()));
+    if (targets.ignored.defined()) gx = masked_fill(gx, targets.ignored.unsqueeze(1), 0);
+    return gx.to(x.dtype());
+  }
+};
+
+Tensor fused_cross_entropy(const Tensor& x, const Tensor& target, const ClassLossOptions& options) {
+  check_floating("log_softmax", x.dtype());
+  check_weight(options.weight, x.size(1));
+  const Targets targets(target, x.size(1), options.ignore_index);
+  const DType wide = is_half(x.dtype()) ? DType::kFloat32 : x.dtype();
+  const Tensor log_sums = empty_dense({x.size(0), 2}, wide, x.device());
+  Tensor y, weight;
+  double divisor = 1;
+  {
+    const autograd::NoGrad no_grad;
+    if (options.weight.defined()) weight = options.weight.to(wide).contiguous();
+    const Tensor losses = empty_dense({x.size(0)}, wide, x.device());
+    backend_of(x).cross_entropy(losses, log_sums, x.contiguous(), target.contiguous(), weight,
+                                options.ignore_index);
+    y = options.reduction == Reduction::kNone ? losses : sum(losses);
+    if (options.reduction == Reduction::kMean) {
+      const Tensor weights = targets.weights(weight, wide);
+      divisor = weights.defined() ? sum(weights).item() : static_cast<double>(target.numel());
+      y = div(y, divisor);
+    }
+  }
+  // Stands for the log-probabilities, which nobody sees: of their shape and dtype, without memory.
+  const Tensor log_p = log_sums.select(1, 0).unsqueeze(1).expand(x.sizes()).detach();
+  if (auto node = record<FusedLogSoftmaxBackward>(log_p, x)) {
+    node->ignore_index = options.ignore_index;
+    node->save(0, x);
+    node->save(1, log_sums);
+    node->save(2, target);
+    node->save(3, weight);
+  }
+  if (auto node = record<FusedNllLossBackward>(y, log_p)) {
+    node->divisor = divisor;
+    node->sizes = x.sizes();
   }
   return y;
 }
@@ -218,18 +302,22 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const ClassLoss
   LOCKSTEP_AUTOCAST(cross_entropy, logits, target, options);
   check(options.label_smoothing >= 0 && options.label_smoothing <= 1,
         "label_smoothing must be between 0.0 and 1.0. Got: {}", options.label_smoothing);
-  if (is_half(logits.dtype())) {
+  const bool composed = is_floating(target.dtype()) || options.label_smoothing > 0;
+  if (is_half(logits.dtype()) && composed) {
     ClassLossOptions wide = options;
     wide.weight = widened(options.weight);
     const Tensor loss = cross_entropy(widened(logits), widened(target), wide);
     return narrowed(loss, logits.dtype(), loss.grad_fn() ? loss.grad_fn()->name() : "");
   }
   if (is_floating(target.dtype())) return with_probabilities(logits, target, options);
-  return over_rows("cross_entropy", logits, target, options, [&](const Tensor& x, const Tensor& t) {
-    const Tensor log_p = log_softmax(x, 1);
-    return options.label_smoothing > 0 ? smoothed(log_p, t, options)
-                                       : nll_of_rows(log_p, t, options);
-  });
+  const Tensor y =
+      over_rows("cross_entropy", logits, target, options, [&](const Tensor& x, const Tensor& t) {
+        if (!composed && x.numel() > 0) return fused_cross_entropy(x, t, options);
+        const Tensor log_p = log_softmax(widened(x), 1);
+        return composed ? smoothed(log_p, t, options) : nll_of_rows(log_p, t, options);
+      });
+  if (!is_half(logits.dtype())) return y;
+  return narrowed(y, logits.dtype(), y.grad_fn() ? y.grad_fn()->name() : "");
 }
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, Reduction reduction) {

@@ -17,6 +17,9 @@ namespace {
 using autograd::OpNode;
 using autograd::record;
 
+// Kernels work along the last dimension of contiguous tensors.
+Tensor as_rows(const Tensor& t, int dim) { return t.transpose(dim, -1).contiguous(); }
+
 // gx = gy - exp(y) * sum(gy) along `dim`.
 struct LogSoftmaxBackward0 final : OpNode<1> {
   int dim = 0;
@@ -29,21 +32,30 @@ struct LogSoftmaxBackward0 final : OpNode<1> {
       results[0] = (wide - exp(widened(y)) * sum(wide, {dim}, true)).to(y.dtype());
       return;
     }
-    const auto rows = [&](const Tensor& t) { return t.transpose(dim, -1).contiguous(); };
-    const Tensor dense = rows(y);
-    const Tensor gx = empty_dense(dense.sizes(), y.dtype(), y.device());
-    backend_of(y).log_softmax_gradient(gx, rows(gy), dense);
+    const Tensor rows = as_rows(y, dim);
+    const Tensor gx = empty_dense(rows.sizes(), y.dtype(), y.device());
+    backend_of(y).log_softmax_gradient(gx, as_rows(gy, dim), rows);
     results[0] = gx.transpose(dim, -1);
   }
 };
 
+// gx = y * (gy - sum(gy * y)) along `dim`.
 struct SoftmaxBackward0 final : OpNode<1> {
   int dim = 0;
   std::string_view name() const override { return "SoftmaxBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    const Tensor given = saved(0), y = widened(given);
-    const Tensor weighted = mul(widened(gradients[0]), y);
-    results[0] = sub(weighted, mul(y, sum(weighted, {dim}, true))).to(given.dtype());
+    const Tensor y = saved(0);
+    const Tensor& gy = gradients[0];
+    if (autograd::grad_enabled() || y.dim() == 0) {
+      const Tensor wide = widened(y);
+      const Tensor weighted = mul(widened(gy), wide);
+      results[0] = sub(weighted, mul(wide, sum(weighted, {dim}, true))).to(y.dtype());
+      return;
+    }
+    const Tensor rows = as_rows(y, dim);
+    const Tensor gx = empty_dense(rows.sizes(), y.dtype(), y.device());
+    backend_of(y).softmax_gradient(gx, as_rows(gy, dim), rows);
+    results[0] = gx.transpose(dim, -1);
   }
 };
 
@@ -59,7 +71,7 @@ Tensor log_softmax(const Tensor& x, int64_t dim) {
   Tensor y;
   {
     const autograd::NoGrad no_grad;
-    const Tensor rows = x.transpose(d, -1).contiguous();
+    const Tensor rows = as_rows(x, d);
     const Tensor out = empty_dense(rows.sizes(), x.dtype(), x.device());
     backend_of(x).log_softmax(out, rows);
     y = out.transpose(d, -1).detach();
@@ -74,13 +86,17 @@ Tensor log_softmax(const Tensor& x, int64_t dim) {
 Tensor softmax(const Tensor& x, int64_t dim) {
   LOCKSTEP_AUTOCAST(softmax, x, dim);
   check_input("softmax", x);
+  const int d = wrap_dim(dim, x.dim());
   Tensor y;
   {
     const autograd::NoGrad no_grad;
-    y = exp(log_softmax(widened(x), dim)).to(x.dtype());
+    const Tensor rows = x.dim() == 0 ? x.reshape({1}) : as_rows(x, d);
+    const Tensor out = empty_dense(rows.sizes(), x.dtype(), x.device());
+    backend_of(x).softmax(out, rows);
+    y = (x.dim() == 0 ? out.reshape({}) : out.transpose(d, -1)).detach();
   }
   if (auto node = record<SoftmaxBackward0>(y, x)) {
-    node->dim = wrap_dim(dim, x.dim());
+    node->dim = d;
     node->save_output(0, y);
   }
   return y;

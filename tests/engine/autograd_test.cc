@@ -224,6 +224,79 @@ TEST(Backward, NothingFromTargetsThatAreAllIgnored) {
   }
 }
 
+TEST(CrossEntropy, HasTheNodesOfItsTwoOpsAndKeepsNoLogProbabilities) {
+  const Tensor x = leaf({1, 2, 3, 4, 5, 6});
+  const Tensor logits = x.view({2, 3}) * 1, target = tensor({2, 0});
+  const Tensor loss = cross_entropy(logits, target);
+  EXPECT_EQ(loss.grad_fn()->name(), "NllLossBackward0");
+  const auto& inner = loss.grad_fn()->edges()[0].function;
+  ASSERT_TRUE(inner);
+  EXPECT_EQ(inner->name(), "LogSoftmaxBackward0");
+  EXPECT_EQ(inner->edges()[0].function->name(), "MulBackward0");
+  EXPECT_EQ(inner->outputs()[0].sizes, logits.sizes());
+  loss.backward();
+  EXPECT_ERROR(loss.backward(), kSecondTime);
+  const Tensor changed = cross_entropy(logits, target);
+  logits.mul_(2);
+  EXPECT_THROW(changed.backward(), Error) << "what it keeps is the logits";
+}
+
+// The kernels of the first order and the formulas that stay differentiable.
+TEST(CreateGraph, FusedGradientsAreThoseOfTheFormulas) {
+  manual_seed(3);
+  const Tensor target = tensor({2, 0, -100, 4});
+  const auto compare = [](const char* what, const std::vector<Tensor>& x, auto&& op) {
+    for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
+      std::vector<Tensor> inputs;
+      for (const Tensor& t : x) inputs.push_back(t.to(dtype).detach().requires_grad_());
+      const Tensor y = op(inputs);
+      EXPECT_EQ(y.dtype(), dtype) << what;
+      const Tensor g = cos(y.detach().to(DType::kFloat64)).to(dtype);
+      const auto gradients = [&](const autograd::GradOptions& options) {
+        return autograd::grad(std::vector{y}, inputs, std::vector{g}, options);
+      };
+      const auto fused = gradients({.retain_graph = true});
+      const auto formulas = gradients({.create_graph = true});
+      EXPECT_TRUE(formulas[0].requires_grad()) << what;
+      const double tolerance = dtype == DType::kFloat64   ? 1e-14
+                               : dtype == DType::kFloat32 ? 3e-6
+                                                          : 0.05;
+      for (size_t k = 0; k < x.size(); ++k) {
+        const Values a = list(fused[k]), b = list(formulas[k]);
+        ASSERT_EQ(fused[k].sizes(), formulas[k].sizes()) << what;
+        EXPECT_EQ(fused[k].dtype(), dtype) << what;
+        EXPECT_FALSE(fused[k].requires_grad());
+        for (size_t i = 0; i < a.size(); ++i) {
+          EXPECT_NEAR(a[i], b[i], tolerance * (1 + std::fabs(b[i])))
+              << what << ", " << name_of(dtype) << ", input " << k << ", element " << i;
+        }
+      }
+    }
+  };
+  using Inputs = const std::vector<Tensor>&;
+  const Tensor x = randn({4, 5}), image = randn({2, 5, 2});
+  const Tensor weight = tensor({0.5, 1.0, 2.0, 0.0, 3.0});
+  compare("softmax", {x}, [](Inputs in) { return softmax(in[0], 1); });
+  compare("softmax of columns", {x}, [](Inputs in) { return softmax(in[0], 0); });
+  for (const Reduction reduction : {Reduction::kMean, Reduction::kSum, Reduction::kNone}) {
+    compare("cross_entropy", {x},
+            [&](Inputs in) { return cross_entropy(in[0], target, {.reduction = reduction}); });
+    compare("cross_entropy of weighted classes", {x}, [&](Inputs in) {
+      return cross_entropy(in[0], target,
+                           {.weight = weight.to(in[0].dtype()), .reduction = reduction});
+    });
+    compare("cross_entropy of images", {image}, [&](Inputs in) {
+      return cross_entropy(in[0], target.view({2, 2}), reduction);
+    });
+    // The fused loss and that of the two ops.
+    const Tensor two_ops = nll_loss(log_softmax(x, 1), target, {weight, -100, reduction});
+    const Tensor one = cross_entropy(x, target, {weight, -100, reduction});
+    for (int64_t i = 0; i < one.numel(); ++i) {
+      EXPECT_NEAR(list(one)[static_cast<size_t>(i)], list(two_ops)[static_cast<size_t>(i)], 1e-6);
+    }
+  }
+}
+
 TEST(CreateGraph, SecondDerivative) {
   const Tensor x = leaf({1, 2, 3});
   const Tensor y = pow(x, 3).sum();
