@@ -163,6 +163,16 @@ class Backend {
   virtual void cross_entropy_gradient(const Tensor& gx, const Tensor& gy, const Tensor& x,
                                       const Tensor& log_sums, const Tensor& target,
                                       const Tensor& weight, int64_t ignore_index) = 0;
+  // y = (x - mean) * rstd * weight + bias for each row of x (rows, columns), with the row's mean
+  // and rstd = 1 / sqrt(variance + eps), (rows); an undefined mean stands for 0 (RMS norm). weight
+  // and bias, (columns), may be undefined. What is not x or y is float32 where x has 16 bits.
+  // Contiguous.
+  virtual void layer_norm(const Tensor& y, const Tensor& mean, const Tensor& rstd, const Tensor& x,
+                          const Tensor& weight, const Tensor& bias, double eps) = 0;
+  // Undefined outputs are not computed.
+  virtual void layer_norm_gradient(const Tensor& gx, const Tensor& gweight, const Tensor& gbias,
+                                   const Tensor& gy, const Tensor& x, const Tensor& mean,
+                                   const Tensor& rstd, const Tensor& weight) = 0;
 
   // -- optimizers: one pass over all segments
   virtual void sgd_step(std::span<const OptimizerSegment> segments, const SgdArgs& args) = 0;

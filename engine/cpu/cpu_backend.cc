@@ -11,6 +11,7 @@
 #include "lockstep/engine/cpu/gemm_integer.h"
 #include "lockstep/engine/cpu/in_float32.h"
 #include "lockstep/engine/cpu/indexing.h"
+#include "lockstep/engine/cpu/layer_norm.h"
 #include "lockstep/engine/cpu/norm.h"
 #include "lockstep/engine/cpu/optimizer_kernels.h"
 #include "lockstep/engine/cpu/pool.h"
@@ -437,6 +438,35 @@ class CpuBackend final : public Backend {
     for_float_or_double("cross_entropy_gradient", x.dtype(), [&]<typename T>(T*) {
       cross_entropy_backward<T>(class_rows<T>(x, target, weight, ignore_index), gy.data<T>(),
                                 log_sums.data<T>(), gx.data<T>());
+    });
+  }
+  void layer_norm(const Tensor& y, const Tensor& mean, const Tensor& rstd, const Tensor& x,
+                  const Tensor& weight, const Tensor& bias, double eps) override {
+    check_on_device("layer_norm", device(), y, mean, rstd, x, weight, bias);
+    if (is_half(x)) {
+      return in_float32({y}, {x}, [&](const auto& out, const auto& in) {
+        layer_norm(out[0], mean, rstd, in[0], weight, bias, eps);
+      });
+    }
+    for_float_or_double("layer_norm", x.dtype(), [&]<typename T>(T*) {
+      layer_norm_forward(x.size(0), x.size(1), x.data<T>(), data_or_null<T>(weight),
+                         data_or_null<T>(bias), eps, y.data<T>(), data_or_null<T>(mean),
+                         rstd.data<T>());
+    });
+  }
+  void layer_norm_gradient(const Tensor& gx, const Tensor& gweight, const Tensor& gbias,
+                           const Tensor& gy, const Tensor& x, const Tensor& mean,
+                           const Tensor& rstd, const Tensor& weight) override {
+    check_on_device("layer_norm_gradient", device(), gx, gweight, gbias, gy, x, mean, rstd, weight);
+    if (is_half(x)) {
+      return in_float32({gx}, {gy, x}, [&](const auto& out, const auto& in) {
+        layer_norm_gradient(out[0], gweight, gbias, in[0], in[1], mean, rstd, weight);
+      });
+    }
+    for_float_or_double("layer_norm_gradient", x.dtype(), [&]<typename T>(T*) {
+      layer_norm_backward(x.size(0), x.size(1), gy.data<T>(), x.data<T>(), data_or_null<T>(mean),
+                          rstd.data<T>(), data_or_null<T>(weight), data_or_null<T>(gx),
+                          data_or_null<T>(gweight), data_or_null<T>(gbias));
     });
   }
 

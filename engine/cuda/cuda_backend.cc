@@ -8,6 +8,7 @@
 #include "lockstep/engine/cuda/event.h"
 #include "lockstep/engine/cuda/gemm.h"
 #include "lockstep/engine/cuda/indexing.h"
+#include "lockstep/engine/cuda/layer_norm.h"
 #include "lockstep/engine/cuda/libraries.h"
 #include "lockstep/engine/cuda/memory.h"
 #include "lockstep/engine/cuda/norm.h"
@@ -295,6 +296,17 @@ class CudaBackend final : public Backend, public Transfers {
                               int64_t ignore_index) override {
     check_on_device("cross_entropy_gradient", device(), gx, gy, x, log_sums, target, weight);
     cuda::cross_entropy_gradient(stream(), gx, gy, x, log_sums, target, weight, ignore_index);
+  }
+  void layer_norm(const Tensor& y, const Tensor& mean, const Tensor& rstd, const Tensor& x,
+                  const Tensor& weight, const Tensor& bias, double eps) override {
+    check_on_device("layer_norm", device(), y, mean, rstd, x, weight, bias);
+    cuda::layer_norm(stream(), y, mean, rstd, x, weight, bias, eps);
+  }
+  void layer_norm_gradient(const Tensor& gx, const Tensor& gweight, const Tensor& gbias,
+                           const Tensor& gy, const Tensor& x, const Tensor& mean,
+                           const Tensor& rstd, const Tensor& weight) override {
+    check_on_device("layer_norm_gradient", device(), gx, gweight, gbias, gy, x, mean, rstd, weight);
+    cuda::layer_norm_gradient(stream(), gx, gweight, gbias, gy, x, mean, rstd, weight);
   }
 
   // -- optimizers

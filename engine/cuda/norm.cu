@@ -6,6 +6,7 @@
 
 #include "lockstep/engine/cuda/division.cuh"
 #include "lockstep/engine/cuda/kernel.cuh"
+#include "lockstep/engine/cuda/lane_sums.cuh"
 #include "lockstep/engine/tensor/error.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
@@ -92,30 +93,6 @@ Blocks blocks_of(const Tensor& x, const Tensor& y, int64_t least, int64_t most_b
   b.by_spatial = Divisor(b.spatial);
   b.by_tiles = Divisor(b.tiles);
   return b;
-}
-
-// Two sums of each channel.
-struct Sums {
-  double a = 0, b = 0;
-};
-
-// Of the block's threads with the same number modulo `lanes`, in the first `lanes` threads.
-__device__ Sums sum_of_lanes(Sums own, int lanes) {
-  __shared__ double a[kThreads], b[kThreads];
-  const int t = static_cast<int>(threadIdx.x);
-  a[t] = own.a;
-  b[t] = own.b;
-  __syncthreads();
-  for (int half = kThreads / 2; half >= lanes; half /= 2) {
-    if (t < half) {
-      a[t] += a[t + half];
-      b[t] += b[t + half];
-    }
-    __syncthreads();
-  }
-  own = {a[t], b[t]};
-  __syncthreads();
-  return own;
 }
 
 // What is summed. Deviations are taken from one of the values themselves, so one pass suffices: for

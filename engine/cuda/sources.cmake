@@ -17,7 +17,7 @@ function(lockstep_cuda_sources host device)
     ${folder}/status.cc
     PARENT_SCOPE)
   set(kernels "")
-  foreach(topic conv cross_entropy elementwise gemm indexing norm optimizer pointwise pool
+  foreach(topic conv cross_entropy elementwise gemm indexing layer_norm norm optimizer pointwise pool
       reduction scan softmax sort)
     list(APPEND kernels ${folder}/${topic}.cu)
   endforeach()

@@ -9,6 +9,7 @@
 #include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
+#include "lockstep/engine/ops/row_norm.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
@@ -19,14 +20,13 @@ namespace {
 using autograd::OpNode;
 using autograd::record;
 
-// Both norms standardise the rows of a matrix and then scale what they get by weights of `affine`
+// Group norm standardises the rows of a matrix and then scales what it gets by weights of `affine`
 // sizes. To the backend a row is a channel of a batch of one.
-struct NormBackward final : OpNode<4> {  // x, weight, mean, var
+struct GroupNormBackward final : OpNode<4> {  // x, weight, mean, var
   int64_t rows = 0, columns = 0;
   Dims affine;
   double eps = 0;
-  std::string_view label;
-  std::string_view name() const override { return label; }
+  std::string_view name() const override { return "NativeGroupNormBackward0"; }
 
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     const Tensor x = saved(0), weight = saved(1);
@@ -74,14 +74,13 @@ struct NormBackward final : OpNode<4> {  // x, weight, mean, var
   }
 };
 
-Tensor normalised(const char* op, const Tensor& x, int64_t rows, int64_t columns,
-                  const Tensor& weight, const Tensor& bias, const Dims& affine, double eps,
-                  std::string_view label) {
-  check_floating(op, x.dtype());
+Tensor normalised_groups(const Tensor& x, int64_t rows, int64_t columns, const Tensor& weight,
+                         const Tensor& bias, const Dims& affine, double eps) {
+  check_floating("group_norm", x.dtype());
   if (is_half(x.dtype())) {
-    const Tensor y = normalised(op, widened(x), rows, columns, widened(weight), widened(bias),
-                                affine, eps, label);
-    return narrowed(y, x.dtype(), label);
+    const Tensor y =
+        normalised_groups(widened(x), rows, columns, widened(weight), widened(bias), affine, eps);
+    return narrowed(y, x.dtype(), "NativeGroupNormBackward0");
   }
   const Tensor dense = x.contiguous();
   Tensor y = empty_dense(x.sizes(), x.dtype(), x.device());
@@ -99,12 +98,11 @@ Tensor normalised(const char* op, const Tensor& x, int64_t rows, int64_t columns
     if (weight.defined()) y = mul(y, weight.reshape(affine));
     if (bias.defined()) y = add(y, bias.reshape(affine));
   }
-  if (auto node = record<NormBackward>(y, dense, weight, bias)) {
+  if (auto node = record<GroupNormBackward>(y, dense, weight, bias)) {
     node->rows = rows;
     node->columns = columns;
     node->affine = affine;
     node->eps = eps;
-    node->label = label;
     if (bias.defined()) node->bias_sizes = bias.sizes();
     node->save(0, dense);
     node->save(1, weight);
@@ -114,8 +112,8 @@ Tensor normalised(const char* op, const Tensor& x, int64_t rows, int64_t columns
   return y;
 }
 
-// The number of elements of `shape`, which must be x's last sizes.
-int64_t check_shape(const Tensor& x, const Dims& shape, const Tensor& weight, const Tensor& bias) {
+// `shape` must be x's last sizes.
+void check_shape(const Tensor& x, const Dims& shape, const Tensor& weight, const Tensor& bias) {
   check(!shape.empty(),
         "Expected normalized_shape to be at least 1-dimensional, i.e., containing "
         "at least one element, but got normalized_shape = {}",
@@ -131,7 +129,6 @@ int64_t check_shape(const Tensor& x, const Dims& shape, const Tensor& weight, co
   check(fits,
         "Given normalized_shape={}, expected input with shape [*, {}], but got input of size{}",
         shape.str(), shape.str().substr(1, shape.str().size() - 2), x.sizes().str());
-  return shape.product();
 }
 
 }  // namespace
@@ -139,9 +136,9 @@ int64_t check_shape(const Tensor& x, const Dims& shape, const Tensor& weight, co
 Tensor layer_norm(const Tensor& x, const Dims& shape, const Tensor& weight, const Tensor& bias,
                   double eps) {
   LOCKSTEP_AUTOCAST(layer_norm, x, shape, weight, bias, eps);
-  const int64_t columns = check_shape(x, shape, weight, bias);
-  return normalised("layer_norm", x, columns == 0 ? 0 : x.numel() / columns, columns, weight, bias,
-                    shape, eps, "NativeLayerNormBackward0");
+  check_shape(x, shape, weight, bias);
+  check_floating("layer_norm", x.dtype());
+  return row_norm(RowNorm::kLayer, x, shape, weight, bias, eps, "NativeLayerNormBackward0");
 }
 
 Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias,
@@ -162,8 +159,7 @@ Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const T
   Dims affine = Dims::filled(x.dim() - 1, 1);
   affine[0] = channels;
   const int64_t rows = x.size(0) * groups;
-  return normalised("group_norm", x, rows, rows == 0 ? 0 : x.numel() / rows, weight, bias, affine,
-                    eps, "NativeGroupNormBackward0");
+  return normalised_groups(x, rows, rows == 0 ? 0 : x.numel() / rows, weight, bias, affine, eps);
 }
 
 Tensor rms_norm(const Tensor& x, const Dims& shape, const Tensor& weight, double eps) {
@@ -174,13 +170,7 @@ Tensor rms_norm(const Tensor& x, const Dims& shape, const Tensor& weight, double
     eps = x.dtype() == DType::kFloat64 ? std::numeric_limits<double>::epsilon()
                                        : std::numeric_limits<float>::epsilon();
   }
-  if (is_half(x.dtype())) {
-    return narrowed(rms_norm(widened(x), shape, widened(weight), eps), x.dtype(), "MulBackward0");
-  }
-  Dims dims;
-  for (int d = 1; d <= shape.size(); ++d) dims.push_back(-d);
-  const Tensor y = mul(x, rsqrt(add(mean(mul(x, x), dims, true), eps)));
-  return weight.defined() ? mul(y, weight) : y;
+  return row_norm(RowNorm::kRms, x, shape, weight, {}, eps, "FusedRmsNormBackward0");
 }
 
 }  // namespace lockstep

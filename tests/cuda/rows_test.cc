@@ -1,4 +1,4 @@
-// Softmax and cross entropy of the CUDA backend.
+// Softmax, cross entropy, layer and RMS norm of the CUDA backend.
 #include <limits>
 
 #include "lockstep/engine/ops/pointwise.h"
@@ -102,6 +102,48 @@ TEST_F(CudaCrossEntropy, IgnoredRowsHaveNoGradientWhateverIsInThem) {
                                           side.put(target), {}, 7);
     return {losses, gx};
   });
+}
+
+using CudaLayerNorm = CudaTest;
+
+TEST_F(CudaLayerNorm, AgreesWithTheReference) {
+  const auto run = [](DType dtype, const Dims& sizes, bool centred, bool affine) {
+    const DType wide = wide_of(dtype);
+    const int64_t rows = sizes[0], cols = sizes[1];
+    const Tensor x = values_of(sizes, dtype, 1) + (centred ? 4 : 0);
+    const Tensor gy = values_of(sizes, dtype, 2);
+    const Tensor weight = affine ? values_of({cols}, wide, 3) : Tensor();
+    const Tensor bias = affine ? values_of({cols}, wide, 4) : Tensor();
+    expect_agreement(
+        text_of(sizes, dtype) + (centred ? " layer" : " rms") + (affine ? " affine" : ""),
+        [&](const Side& side) -> Tensors {
+          const auto vector = [&](int64_t n) { return side.empty({n}, wide); };
+          const Tensor y = side.empty(sizes, dtype), rstd = vector(rows);
+          const Tensor mean = centred ? vector(rows) : Tensor();
+          // Sums of columns do not depend on how long the rows are, and take the emulation long.
+          const bool sums = cols <= 100;
+          const Tensor gx = side.empty(sizes, dtype);
+          const Tensor gw = sums ? vector(cols) : Tensor(), gb = sums ? vector(cols) : Tensor();
+          const Tensor dx = side.put(x), dgy = side.put(gy), dw = side.put(weight);
+          Backend& backend = side.backend();
+          if (rows > 0) backend.layer_norm(y, mean, rstd, dx, dw, side.put(bias), 1e-2);
+          backend.layer_norm_gradient(gx, gw, gb, dgy, dx, mean, rstd, dw);
+          if (!sums) return {y, rstd, mean, gx};
+          const Tensor one = vector(cols);
+          backend.layer_norm_gradient({}, {}, one, dgy, dx, mean, rstd, dw);
+          return {y, rstd, mean, gx, gw, gb, one};
+        },
+        // Deviations of rows with a mean of 4 and values that are close together.
+        512);
+  };
+  for (const DType dtype : kFloatingDTypes) {
+    for (const Dims& sizes : kMatrices) run(dtype, sizes, true, true);
+    for (const Dims& sizes : {Dims{33, 7}, Dims{9, 40}, Dims{2, 2051}}) {
+      run(dtype, sizes, true, false);
+      run(dtype, sizes, false, true);
+    }
+  }
+  run(DType::kFloat32, {1500, 40}, true, true);  // several parts to a column
 }
 
 }  // namespace

@@ -274,10 +274,16 @@ TEST(CreateGraph, FusedGradientsAreThoseOfTheFormulas) {
     }
   };
   using Inputs = const std::vector<Tensor>&;
-  const Tensor x = randn({4, 5}), image = randn({2, 5, 2});
+  const Tensor x = randn({4, 5}), image = randn({2, 5, 2}), w = randn({5}), b = randn({5});
   const Tensor weight = tensor({0.5, 1.0, 2.0, 0.0, 3.0});
   compare("softmax", {x}, [](Inputs in) { return softmax(in[0], 1); });
   compare("softmax of columns", {x}, [](Inputs in) { return softmax(in[0], 0); });
+  compare("layer_norm", {x, w, b}, [](Inputs in) { return layer_norm(in[0], {5}, in[1], in[2]); });
+  compare("layer_norm of columns", {x}, [](Inputs in) { return layer_norm(in[0].t(), {4}); });
+  compare("layer_norm of matrices", {image, randn({5, 2})}, [](Inputs in) {
+    return layer_norm(in[0], {5, 2}, in[1]);
+  });
+  compare("rms_norm", {x, w}, [](Inputs in) { return rms_norm(in[0], {5}, in[1]); });
   for (const Reduction reduction : {Reduction::kMean, Reduction::kSum, Reduction::kNone}) {
     compare("cross_entropy", {x},
             [&](Inputs in) { return cross_entropy(in[0], target, {.reduction = reduction}); });
