@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "lockstep/engine/autograd/autocast.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/plugin.h"
 #include "lockstep/engine/sync_debug.h"
@@ -15,6 +16,7 @@
 #include "lockstep/engine/transfer.h"
 #include "lockstep/optim/adam.h"
 #include "lockstep/optim/clip.h"
+#include "lockstep/optim/grad_scaler.h"
 #include "lockstep/optim/sgd.h"
 
 namespace lockstep {
@@ -334,6 +336,52 @@ TEST(CudaBackend, ASyncDebugModeFindsWhatWaits) {
   const std::string text = ::testing::internal::GetCapturedStderr();
   cuda::set_sync_debug_mode("default");
   EXPECT_NE(text.find("item() waits"), std::string::npos) << text;
+}
+
+// Products, norms and losses under autocast, and a scaled step that overflows, as on the CPU.
+TEST(CudaBackend, MixedPrecisionStep) {
+  struct Result {
+    std::vector<double> loss, weight, gradient;
+  };
+  for (const DType low : {DType::kBFloat16, DType::kFloat16}) {
+    const auto train = [&](Device device) {
+      manual_seed(4);
+      const Tensor x = randn({8, 6}).to(device), y = argmax(randn({8, 3}), 1).to(device);
+      const Tensor w = randn({3, 6}).to(device).detach().requires_grad_();
+      optim::SGD sgd(std::vector<Tensor>{w}, {.lr = 0.5});
+      optim::GradScaler scaler;
+      Result result;
+      for (const double factor : {1.0, 1e36, 1.0}) {
+        sgd.zero_grad();
+        Tensor loss;
+        {
+          const autograd::Autocast scope(low);
+          const Tensor logits = linear(dropout(x, 0.3, true), w);
+          EXPECT_EQ(logits.dtype(), low);
+          loss = cross_entropy(layer_norm(logits, {3}), y);
+          EXPECT_EQ(loss.dtype(), DType::kFloat32);
+        }
+        scaler.scale(loss * factor).backward();
+        EXPECT_EQ(w.grad().dtype(), DType::kFloat32);
+        EXPECT_EQ(scaler.step(sgd), factor == 1.0);
+        scaler.update();
+        result.loss.push_back(loss.item());
+      }
+      EXPECT_EQ(scaler.get_scale(), 32768.0);
+      result.weight = w.detach().to(Device{}).to_vector();
+      result.gradient = w.grad().to(Device{}).to_vector();
+      return result;
+    };
+    const Result cpu = train(Device{}), cuda = train(kCuda);
+    const double tolerance = low == DType::kBFloat16 ? 2e-2 : 2e-3;
+    for (size_t i = 0; i < cpu.loss.size(); ++i) {
+      EXPECT_NEAR(cuda.loss[i], cpu.loss[i], tolerance) << i;
+    }
+    for (size_t i = 0; i < cpu.weight.size(); ++i) {
+      EXPECT_NEAR(cuda.weight[i], cpu.weight[i], tolerance) << i;
+      EXPECT_NEAR(cuda.gradient[i], cpu.gradient[i], tolerance) << i;
+    }
+  }
 }
 
 TEST(CudaBackend, EventsOrderAndThreadsShareTheDevice) {
