@@ -21,8 +21,8 @@ inline bool is_over(cudaEvent_t event) {
 }
 
 // A point in any stream, the backend's or a communicator's. The flags are CUDA's: only timed ones
-// (cudaEventDefault) know how far apart they are; waiting for those with cudaEventBlockingSync leaves
-// the core to others, and takes some microseconds more.
+// (cudaEventDefault) know how far apart they are; waiting for those with cudaEventBlockingSync
+// leaves the core to others, and takes some microseconds more.
 class CudaEvent final : public CommEvent {
  public:
   explicit CudaEvent(cudaStream_t stream, unsigned flags = cudaEventDisableTiming) {
