@@ -24,7 +24,8 @@ Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target,
 Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target,
                 Reduction reduction = Reduction::kMean);
 // log_softmax over the classes and nll_loss of logits (N, C, ...) or (C). Floating targets of the
-// logits' shape are probabilities.
+// logits' shape are probabilities. Backward wants the logits as they were, where PyTorch keeps the
+// log-probabilities beside them: writing to them between the two is an error.
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const ClassLossOptions& options);
 Tensor cross_entropy(const Tensor& logits, const Tensor& target,
                      Reduction reduction = Reduction::kMean);
