@@ -141,6 +141,7 @@ class NcclGroup final : public ProcessGroup {
   std::string_view name() const override { return "nccl"; }
 
   std::shared_ptr<Memory> allocate(size_t bytes, Device device) override {
+    link_->throw_if_failed();
     const LabelScope label(*host_, current_label());
     if (device.is_cpu()) return host_->allocate(bytes, device);
     check_device("allocate", device);
@@ -194,9 +195,9 @@ class NcclGroup final : public ProcessGroup {
   }
 
   Work issue(const Collective& c, Launch launch) override {
+    link_->throw_if_failed();  // the hosts may not have heard of it yet
     if (c.in.device.is_cpu()) return host_->start(c, launch);
     check_device(distributed::name_of(c.kind), c.in.device);
-    link_->throw_if_failed();
     const auto op = std::make_shared<DeviceOp>();
     op->ready = backend_of(c.in.device).record_event();
     Collective call = c;
