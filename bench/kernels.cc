@@ -68,7 +68,7 @@ std::vector<Case> cases(const Settings& s) {
     all.push_back({name, 0.0, passes * size, std::move(run)});
   };
   // The gradient of `output` alone: it is computed once, here.
-  const auto backward = [&](const char* name, double passes, std::vector<Tensor> inputs,
+  const auto backward = [&](const char* name, double passes, const std::vector<Tensor>& inputs,
                             const std::function<Tensor()>& function) {
     const Tensor output = function();
     const Tensor gradient = random(output.sizes());
