@@ -12,6 +12,7 @@
 #include "lockstep/distributed/data_parallel.h"
 #include "lockstep/distributed/metrics.h"
 #include "lockstep/distributed/mpi_group.h"
+#include "lockstep/distributed/nccl_group.h"
 #include "lockstep/distributed/periodic_averager.h"
 #include "lockstep/distributed/process_group.h"
 #include "lockstep/distributed/sharded_optimizer.h"

@@ -28,11 +28,11 @@ void convert_tiles(void (*convert)(const From*, To*, int64_t), const Tensor& fro
   });
 }
 
-// Between flat tensors of equal length, one of 16 bits.
+// Between flat tensors of equal length on one device, one of 16 bits.
 void convert(const Tensor& from, const Tensor& to) {
   const auto& kernels = cpu::half_kernels();
   const bool narrowing = size_of(to.dtype()) == 2;
-  if ((narrowing ? from : to).dtype() != DType::kFloat32) {
+  if ((narrowing ? from : to).dtype() != DType::kFloat32 || !to.device().is_cpu()) {
     const autograd::NoGrad no_grad;
     to.copy_(from);
   } else if (narrowing) {
@@ -49,11 +49,14 @@ class CastReduction final : public BucketReduction {
  public:
   explicit CastReduction(DType dtype) : dtype_(dtype) {}
 
+  bool needs_host_memory() const override { return false; }
+
   void attach(ProcessGroup& group, const Bucket& bucket) override {
     const Tensor gradients = bucket.gradients();
     const auto bytes = static_cast<size_t>(gradients.numel()) * size_of(dtype_);
     const auto memory = group.allocate(bytes, gradients.device());
-    travelling_ = from_memory(memory->data(), gradients.sizes(), dtype_, memory);
+    travelling_ =
+        from_memory(memory->data(), gradients.sizes(), dtype_, memory, gradients.device());
     // bfloat16 has the range of float32.
     may_overflow_ = dtype_ == DType::kFloat16 || gradients.dtype() == DType::kFloat64;
   }

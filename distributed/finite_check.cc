@@ -45,6 +45,12 @@ int64_t first_non_finite(const Tensor& tensor) {
         "[finite_check] float32 and float64 are supported, got {}", name_of(tensor.dtype()));
   check(tensor.is_contiguous(), "[finite_check] the tensor must be contiguous, got strides {}",
         tensor.strides().str());
+  if (!tensor.device().is_cpu()) {
+    const autograd::NoGrad no_grad;
+    const SyncAllowed allowed;
+    // A sum of zeros, or NaN.
+    return sum(mul(tensor, 0.0)).item() == 0.0 ? -1 : first_non_finite(tensor.to(Device{}));
+  }
   if (tensor.numel() == 0 || all_finite(tensor)) return -1;
   return tensor.dtype() == DType::kFloat64 ? find<double>(tensor) : find<float>(tensor);
 }

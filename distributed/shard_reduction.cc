@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "lockstep/distributed/bucket.h"
+#include "lockstep/engine/autograd/grad_mode.h"
 
 namespace lockstep::distributed {
 namespace {
@@ -12,6 +13,7 @@ class ShardReduction final : public BucketReduction {
  public:
   ShardReduction(int rank, int parts) : rank_(rank), parts_(parts) {}
 
+  bool needs_host_memory() const override { return false; }
   int parts() const override { return parts_; }
   bool is_whole() const override { return parts_ == 1; }
 
@@ -24,22 +26,15 @@ class ShardReduction final : public BucketReduction {
 
   Work::Times finish(const Bucket& bucket) override {
     const Work::Times times = wait();
-    if (bucket.gradient_buffer().dtype == DType::kFloat32) {
-      mark_others_parts<float>(bucket);
-    } else {
-      mark_others_parts<double>(bucket);
-    }
+    mark_others_parts(bucket);
     return times;
   }
 
  private:
-  static void* element(const Bucket& bucket, int64_t index) {
-    const Buffer all = bucket.gradient_buffer();
-    return static_cast<char*>(all.data) + static_cast<size_t>(index) * size_of(all.dtype);
-  }
-
-  template <typename T>
+  // What holds only a part of a sum must not pass for all of it.
   void mark_others_parts(const Bucket& bucket) const {
+    const autograd::NoGrad no_grad;
+    const Tensor gradients = bucket.gradients();
     const int64_t part = bucket.trailer_offset() / parts_;
     const int64_t begin = rank_ * part;
     const int64_t end = begin + part;
@@ -47,8 +42,9 @@ class ShardReduction final : public BucketReduction {
       const int64_t first = entry.offset;
       const int64_t last = first + entry.parameter.numel();
       const int64_t others = first < begin ? first : std::max(first, end);
-      if (others < last)
-        *static_cast<T*>(element(bucket, others)) = std::numeric_limits<T>::quiet_NaN();
+      if (others < last) {
+        gradients.narrow(0, others, 1).fill_(std::numeric_limits<double>::quiet_NaN());
+      }
     }
   }
 

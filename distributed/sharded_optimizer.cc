@@ -45,11 +45,6 @@ ShardedOptimizerBase::ShardedOptimizerBase(DataParallel& replicas,
     }
   }
   check(!groups.empty(), "optimizer got an empty parameter list");
-  for (const Piece& piece : pieces_) {
-    check<Error>(piece.parameter.device().is_cpu(),
-                 "[sharded_optimizer] parameters are on {}; it works on the cpu only so far",
-                 piece.parameter.device().str());
-  }
   const int size = replicas.group().size();
   for (const Bucket* bucket : replicas.buckets()) {
     check(bucket->parts() == size,
@@ -245,16 +240,17 @@ std::vector<optim::Optimizer::ParameterState> ShardedOptimizerBase::gather_state
       longest = std::max(longest, range_of(piece, r).count);
     }
     const DType dtype = piece.parameter.dtype();
+    const Device device = piece.parameter.device();
     for (auto& [name, part] : state.buffers) {
       if (!part.defined()) continue;
-      const Tensor mine = zeros({longest}, {dtype});
+      const Tensor mine = zeros({longest}, {dtype, device});
       mine.narrow(0, 0, part.numel()).copy_(part);
-      const Tensor all = empty({longest * group.size()}, {dtype});
+      const Tensor all = empty({longest * group.size()}, {dtype, device});
       group
-          .all_gather({all.data_ptr(), all.numel(), dtype, {}},
-                      {mine.data_ptr(), mine.numel(), dtype, {}})
+          .all_gather({all.data_ptr(), all.numel(), dtype, device},
+                      {mine.data_ptr(), mine.numel(), dtype, device})
           .wait();
-      const Tensor whole = empty({piece.parameter.numel()}, {dtype});
+      const Tensor whole = empty({piece.parameter.numel()}, {dtype, device});
       for (int r = 0; r < group.size(); ++r) {
         const Range theirs = range_of(piece, r);
         whole.narrow(0, theirs.begin, theirs.count).copy_(all.narrow(0, r * longest, theirs.count));

@@ -100,9 +100,10 @@ TEST(CudaJobs, ThreeRanksTrainTogether) {
 // What does not work on a GPU yet says so.
 TEST(CudaJobs, RefusesWhatIsNotThere) {
   const Outcome compressed =
-      run_job(LINEAR_REGRESSION, "--device cuda --compression bf16 --max-steps 1", 0);
+      run_job(LINEAR_REGRESSION, "--device cuda --compression powersgd --max-steps 1", 0);
   EXPECT_EQ(compressed.code, 1) << compressed.output;
-  EXPECT_NE(compressed.output.find("compression"), std::string::npos) << compressed.output;
+  EXPECT_NE(compressed.output.find("powersgd and communication hooks"), std::string::npos)
+      << compressed.output;
 }
 
 TEST(CudaJobs, WithoutADeviceSaysWhy) {

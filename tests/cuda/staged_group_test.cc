@@ -6,7 +6,9 @@
 
 #include <gtest/gtest.h>
 
+#include "lockstep/distributed/compression.h"
 #include "lockstep/distributed/data_parallel.h"
+#include "lockstep/distributed/sharded_optimizer.h"
 #include "lockstep/distributed/sync_batch_norm.h"
 #include "lockstep/distributed/threads_group.h"
 #include "lockstep/engine/ops/ops.h"
@@ -14,6 +16,7 @@
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/random.h"
 #include "lockstep/nn/nn.h"
+#include "lockstep/optim/adam.h"
 #include "lockstep/optim/sgd.h"
 
 namespace lockstep::distributed {
@@ -272,6 +275,102 @@ TEST(StagedGroup, AGradientThatIsNotFiniteIsNamedWithItsRank) {
     }
     const Values losses = train_watched(group, kCuda, NonFinite::kSkip, nan);
     EXPECT_TRUE(std::isfinite(losses[1]) && std::isnan(losses[2]));
+  });
+  EXPECT_EQ(named, 2);
+}
+
+// Three steps; the parameters after them, and what the optimizer remembers.
+template <typename MakeOptimizer>
+std::pair<Values, Values> after_steps(const Group& group, Device device,
+                                      const DataParallelOptions& options, MakeOptimizer&& make) {
+  manual_seed(6);
+  Net net;
+  net.to(device);
+  DataParallel replicas(net, group, options);
+  auto optimizer = make(replicas, net.parameters());
+  for (int64_t index = 0; index < 3; ++index) {
+    data::Step step;
+    step.index = index;
+    step.global_samples = 2 * group->size();
+    const Tensor x = sin(arange(0, 8, 1, {DType::kFloat32}).view({2, 4}) * 1.7 +
+                         static_cast<double>(10 * index + group->rank()));
+    step.micros.push_back({x.to(device), x.sum({1}, true).to(device), group->rank(), 2});
+    optimizer->zero_grad();
+    for (auto& micro : replicas.accumulate(step)) {
+      replicas.backward(mse_loss(net.forward(micro.x), micro.y), micro.size());
+    }
+    optimizer->step();
+  }
+  std::pair<Values, Values> all;
+  for (const Tensor& p : net.parameters()) {
+    for (const double value : p.to_vector()) all.first.push_back(value);
+  }
+  std::vector<optim::Optimizer::ParameterState> states;
+  if constexpr (requires { optimizer->gather_states(); }) {
+    states = optimizer->gather_states();
+  } else {
+    states = optimizer->states();
+  }
+  for (const auto& state : states) {
+    for (const auto& [name, t] : state.buffers) {
+      if (!t.defined()) continue;  // amsgrad's
+      EXPECT_EQ(t.device(), device);
+      for (const double value : t.to_vector()) all.second.push_back(value);
+    }
+  }
+  return all;
+}
+
+auto plain_adam(DataParallel&, const std::vector<Tensor>& parameters) {
+  return std::make_unique<optim::Adam>(parameters, optim::AdamOptions{.lr = 0.01});
+}
+
+TEST(StagedGroup, AShardedOptimizerGetsTheBitsOfAWholeOne) {
+  with_two_ranks([](const Group& group) {
+    DataParallelOptions options{.first_bucket_bytes = 64, .bucket_bytes = 64};
+    const auto whole = after_steps(group, kCuda, options, plain_adam);
+    options.shard_gradients = true;
+    const auto sharded = after_steps(group, kCuda, options, [](DataParallel& replicas, auto all) {
+      return std::make_unique<ShardedOptimizer<optim::Adam>>(replicas, std::move(all),
+                                                             optim::AdamOptions{.lr = 0.01});
+    });
+    EXPECT_GT(whole.second.size(), 90u);
+    EXPECT_EQ(sharded, whole);
+  });
+}
+
+TEST(StagedGroup, CompressedGradientsAreThoseOfTheCpu) {
+  // Not Adam, which divides by the size of gradients that are nothing but rounding errors.
+  const auto make = [](DataParallel&, const std::vector<Tensor>& parameters) {
+    return std::make_unique<optim::SGD>(parameters, optim::SgdOptions{.lr = 0.1});
+  };
+  with_two_ranks([&](const Group& group) {
+    const auto exact = after_steps(group, kCuda, {}, make).first;
+    for (const MakeReduction& half : {bf16_compression(), fp16_compression()}) {
+      const DataParallelOptions options{.compression = half};
+      const auto cpu = after_steps(group, {}, options, make).first;
+      const auto cuda = after_steps(group, kCuda, options, make).first;
+      EXPECT_NE(cuda, exact);
+      for (size_t i = 0; i < cpu.size(); ++i) EXPECT_NEAR(cuda[i], cpu[i], 1e-3) << i;
+    }
+  });
+}
+
+TEST(StagedGroup, ASumThatOverflowsInSixteenBitsIsNamed) {
+  std::atomic<int> named = 0;
+  with_two_ranks([&](const Group& group) {
+    Net net;
+    net.to(kCuda);
+    DataParallel replicas(net, group, {.compression = fp16_compression()});
+    const Tensor x = full({2, 4}, 1.0, {DType::kFloat32, kCuda});
+    try {
+      replicas.backward(net.forward(x).sum() * 1e7);
+    } catch (const DistributedError& error) {
+      const std::string text = error.what();
+      EXPECT_NE(text.find("last.bias"), std::string::npos) << text;
+      EXPECT_NE(text.find("does not fit into float16"), std::string::npos) << text;
+      ++named;
+    }
   });
   EXPECT_EQ(named, 2);
 }
