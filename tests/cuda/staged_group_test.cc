@@ -19,11 +19,15 @@
 #include "lockstep/optim/adam.h"
 #include "lockstep/optim/sgd.h"
 
+#include "training.h"
+
 namespace lockstep::distributed {
 namespace {
 
 const Device kCuda{DeviceType::kCuda, 0};
 using Values = std::vector<double>;
+using testing::after_training;
+using testing::Net;
 
 Buffer buffer_of(const Tensor& t) { return {t.data_ptr(), t.numel(), t.dtype(), t.device()}; }
 
@@ -159,49 +163,10 @@ TEST(StagedGroup, OneCollectiveAfterTheOtherInOnePlace) {
   });
 }
 
-struct Net : nn::Module {
-  nn::Linear first{4, 6}, last{6, 1};
-  nn::BatchNorm1d norm{6};
-  Net() { register_modules({{"first", first}, {"norm", norm}, {"last", last}}); }
-  Tensor forward(const Tensor& x) { return last(relu(norm(first(x)))); }
-};
-
-// Weights and running statistics after three steps of four virtual shards.
-Values after_training(const Group& group) {
-  manual_seed(3);
-  Net net;
-  net.to(kCuda);
-  DataParallel replicas(net, group, {.reduction = {ReductionMode::kBitwise, 4}});
-  optim::SGD sgd(net.parameters(), {.lr = 0.1, .momentum = 0.9});
-  const int64_t shards = 4 / group->size();
-  for (int64_t index = 0; index < 3; ++index) {
-    data::Step step;
-    step.index = index;
-    step.global_samples = 8;
-    for (int64_t shard = shards * group->rank(); shard < shards * (group->rank() + 1); ++shard) {
-      const Tensor x = sin(arange(0, 8, 1, {DType::kFloat32}).view({2, 4}) * 1.7 +
-                           static_cast<double>(10 * index + shard));
-      step.micros.push_back({x.to(kCuda), x.sum({1}, true).to(kCuda), shard, 2});
-    }
-    sgd.zero_grad();
-    for (auto& micro : replicas.accumulate(step)) {
-      replicas.backward(mse_loss(net.forward(micro.x), micro.y), micro.size());
-    }
-    sgd.step();
-  }
-  Values all;
-  for (const auto& list : {net.named_parameters(), net.named_buffers()}) {
-    for (const auto& [name, t] : list) {
-      for (const double value : t.to_vector()) all.push_back(value);
-    }
-  }
-  return all;
-}
-
 TEST(StagedGroup, BitwiseIsTheSameOnOneRankAndTwoWithBuffers) {
-  const Values expected = after_training(make_single_group());
+  const Values expected = after_training(make_single_group(), kCuda);
   ASSERT_GT(expected.size(), 40u);
-  with_two_ranks([&](const Group& group) { EXPECT_EQ(after_training(group), expected); });
+  with_two_ranks([&](const Group& group) { EXPECT_EQ(after_training(group, kCuda), expected); });
 }
 
 // A scope in which whoever waits for the device without meaning to gets an exception.
