@@ -79,7 +79,9 @@ bits_by_nccl() {
 }
 export -f two_by_nccl bits_by_nccl
 export build logs
+nccl=yes
 if grep -q 'NCCL  *none' "$logs/doctor.log" || ! command -v mpirun >/dev/null; then
+  nccl=no
   skip nccl 'NCCL or mpirun is missing'
 else
   step nccl_group 120 bash -c 'two_by_nccl "$build/tests/cuda/cuda_nccl_group" --ranks=2'
@@ -92,6 +94,42 @@ tour() {
 }
 export -f tour
 step autograd_tour 60 bash -c tour
+
+# After 100 steps the loss of a small GPT is the CPU's within 2 %.
+last_loss() { grep -oP '"step_losses": *\[[^]]*?\K[0-9.e-]+(?=\s*\])' "$1"; }
+char_gpt() {
+  local device
+  for device in cpu cuda; do
+    "$build/examples/char_gpt" --text tests/golden/gpt_text.txt --generate 0 --layers 2 --width 64 \
+      --heads 2 --context 32 --global-batch 16 --max-steps 100 --lr 3e-3 --device "$device" \
+      --report "$logs/char_gpt_$device.json" || return
+  done
+  awk -v cpu="$(last_loss "$logs/char_gpt_cpu.json")" \
+    -v cuda="$(last_loss "$logs/char_gpt_cuda.json")" \
+    'BEGIN { print "last loss", cpu, cuda; exit !(cpu > 0 && cuda > 0.98 * cpu && cuda < 1.02 * cpu) }'
+}
+export -f last_loss char_gpt
+step char_gpt 120 bash -c char_gpt
+
+# Buckets are reduced while backward runs.
+overlap() {  # mpi|nccl
+  local start=(mpirun --oversubscribe --bind-to none -n 2)
+  [[ $1 == mpi ]] || start=(two_by_nccl)
+  "${start[@]}" "$build/examples/char_gpt" --text tests/golden/gpt_text.txt --generate 0 \
+    --device cuda --group "$1" --global-batch 16 --max-steps 20 --trace "$logs/trace_$1.json" &&
+    tests/gpu/overlap_in_trace.py "$logs/trace_$1.json"
+}
+export -f overlap
+if command -v mpirun >/dev/null; then
+  step overlap_mpi 60 bash -c 'overlap mpi'
+else
+  skip overlap_mpi 'mpirun is missing'
+fi
+if [[ $nccl == yes ]]; then
+  step overlap_nccl 60 bash -c 'overlap nccl'
+else
+  skip overlap_nccl 'NCCL or mpirun is missing'
+fi
 
 # As accurate as on the CPU: 85 % and more after an epoch.
 train() {
