@@ -14,6 +14,7 @@
 #include "lockstep/distributed/ticker.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/plugin.h"
+#include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 
@@ -34,6 +35,7 @@ class NcclMemory final : public Memory {
   ~NcclMemory() override {
     if (!data_) return;
     try {
+      const SyncAllowed allowed;
       backend_of(link_->device()).synchronize();  // the memory is not the stream's own
     } catch (const Error&) {                      // the device is lost
     }

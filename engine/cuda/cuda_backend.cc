@@ -32,13 +32,6 @@ namespace {
 // which may wait for the stream.
 constexpr size_t kMostStaged = size_t{32} << 20;
 
-// CUDA's current device belongs to the thread, and somebody else may have changed it.
-void make_current(int device) {
-  int current = -1;
-  check_cuda(cudaGetDevice(&current), "cudaGetDevice");
-  if (current != device) check_cuda(cudaSetDevice(device), "cudaSetDevice");
-}
-
 class Stream {
  public:
   explicit Stream(int device) {

@@ -83,6 +83,7 @@ class NcclComm final : public DeviceComm {
 
   ~NcclComm() override {
     abort();
+    cudaSetDevice(device_);
     if (scratch_) cudaFreeAsync(scratch_, stream_);
     cudaStreamDestroy(stream_);
   }
@@ -117,6 +118,7 @@ class NcclComm final : public DeviceComm {
     const std::lock_guard lock(mutex_);
     throw_if_over();
     make_current();
+    lockstep::check<Error>(drain(), "[nccl] a transfer under way stands still");
     for (auto& [data, registration] : registrations_) release(registration);
     registrations_.clear();
     closing_ = true;
@@ -170,12 +172,11 @@ class NcclComm final : public DeviceComm {
     const std::lock_guard lock(mutex_);
     const auto found = registrations_.find(data);
     if (found == registrations_.end()) return;
-    if (comm_ && !over_) {
-      try {
-        make_current();
-        release(found->second);
-      } catch (const Error&) {  // the device is lost
-      }
+    try {
+      make_current();
+      drain();
+      if (comm_ && !over_) release(found->second);
+    } catch (const Error&) {  // the device is lost
     }
     registrations_.erase(found);
   }
@@ -274,10 +275,18 @@ class NcclComm final : public DeviceComm {
     std::string why{};
   };
 
-  void make_current() const {
-    int current = -1;
-    check_cuda(cudaGetDevice(&current), "cudaGetDevice");
-    if (current != device_) check_cuda(cudaSetDevice(device_), "cudaSetDevice");
+  void make_current() const { cuda::make_current(device_); }
+
+  // Whether what was issued to the stream has ended, now or soon. Taking back registered memory
+  // unmaps it, which waits for no kernel that still uses it.
+  bool drain() const {
+    const CudaEvent end(stream_);
+    const auto deadline = std::chrono::steady_clock::now() + kSettlePatience;
+    while (!end.is_done()) {
+      if (std::chrono::steady_clock::now() > deadline) return false;
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+    return true;
   }
 
   void throw_if_over() const {

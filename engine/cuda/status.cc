@@ -40,6 +40,12 @@ void check_cuda(cudaError_t status, const char* call) {
   fail<Error>("[cuda] {}: {} ({})", call, cudaGetErrorString(status), cudaGetErrorName(status));
 }
 
+void make_current(int device) {
+  int current = -1;
+  check_cuda(cudaGetDevice(&current), "cudaGetDevice");
+  if (current != device) check_cuda(cudaSetDevice(device), "cudaSetDevice");
+}
+
 void no_kernel(const char* op, DType dtype) { fail("[{}] no kernel for {}", op, name_of(dtype)); }
 
 }  // namespace lockstep::cuda

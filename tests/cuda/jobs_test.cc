@@ -69,11 +69,11 @@ TEST(CudaJobs, RanksWithAGpuEachUseNccl) {
       "--max-steps 8 --device cuda --global-batch 16 --reduction bitwise --virtual-shards 4";
   const auto one = report_of(LINEAR_REGRESSION, arguments, 0);
   ASSERT_FALSE(one.is_null());
-  const std::string mpirun = MPIRUN " -n 2 -x LOCKSTEP_EMULATED_GPUS=";
+  const std::string two_ranks = mpirun() + "-n 2 -x LOCKSTEP_EMULATED_GPUS=";
   const Folder folder;
   const std::string report = (folder.path() / "report.json").string();
   const std::string job = std::string(" ") + LINEAR_REGRESSION + " " + arguments;
-  const Outcome two = run(mpirun + "2" + job + " --report " + report);
+  const Outcome two = run(two_ranks + "2" + job + " --report " + report);
   EXPECT_EQ(two.code, 0) << two.output;
   if (two.output.find("pass from GPU to GPU by NCCL 2.") == std::string::npos) {
     // On a machine whose ranks have to share a GPU.
@@ -84,7 +84,7 @@ TEST(CudaJobs, RanksWithAGpuEachUseNccl) {
   std::ifstream file(report);
   EXPECT_EQ(nlohmann::json::parse(file).at("weights_sha256"), one.at("weights_sha256"));
 
-  const Outcome refused = run(mpirun + "1" + job + " --group nccl");
+  const Outcome refused = run(two_ranks + "1" + job + " --group nccl");
   if (std::getenv("LOCKSTEP_CUDA_PLUGIN")) {
     EXPECT_EQ(refused.code, 1) << refused.output;
     EXPECT_NE(refused.output.find("--group nccl cannot be used: ranks 0, 1 share a GPU"),

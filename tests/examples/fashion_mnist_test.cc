@@ -143,7 +143,7 @@ void expect_same_weights(const std::string& program, const std::string& argument
     const std::string set = "OMP_NUM_THREADS=" + std::to_string(threads) + " ";
     const Folder folder;
     const auto path = folder.path() / "report.json";
-    const std::string launcher = ranks > 0 ? MPIRUN " -n " + std::to_string(ranks) + " " : "";
+    const std::string launcher = ranks > 0 ? mpirun() + "-n " + std::to_string(ranks) + " " : "";
     const Outcome outcome = run(set + launcher + program + " --reduction bitwise " + arguments +
                                 " --report " + path.string());
     ASSERT_EQ(outcome.code, 0) << outcome.output;
@@ -178,7 +178,7 @@ TEST(Bitwise, AnyNumberOfRanksAndThreads) {
 TEST(Bitwise, RefusesAMixtureOfInstructionSets) {
   const std::string program = FASHION_MNIST " --model mlp --max-steps 1 --reduction bitwise";
   const Outcome outcome =
-      run(MPIRUN " -n 1 " + program + " : -n 2 -x LOCKSTEP_ISA=baseline " + program);
+      run(mpirun() + "-n 1 " + program + " : -n 2 -x LOCKSTEP_ISA=baseline " + program);
   EXPECT_NE(outcome.code, 0);
   for (const char* part : {"the ranks would not compute the same bits", "rank 0: Lockstep",
                            "ranks 1, 2: Lockstep", "kernels for baseline", "oneDNN"}) {

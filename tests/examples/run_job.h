@@ -49,9 +49,16 @@ inline Outcome run(const std::string& command) {
   return outcome;
 }
 
+// What starts ranks, with a space behind it; LOCKSTEP_TEST_MPIRUN where that is not where the build
+// found it.
+inline std::string mpirun() {
+  const char* const here = std::getenv("LOCKSTEP_TEST_MPIRUN");
+  return std::string(here ? here : MPIRUN) + " ";
+}
+
 // `program` with `arguments`, under mpirun if `ranks` is not 0.
 inline Outcome run_job(const std::string& program, const std::string& arguments, int ranks) {
-  const std::string launcher = ranks > 0 ? MPIRUN " -n " + std::to_string(ranks) + " " : "";
+  const std::string launcher = ranks > 0 ? mpirun() + "-n " + std::to_string(ranks) + " " : "";
   return run(launcher + program + " " + arguments);
 }
 
