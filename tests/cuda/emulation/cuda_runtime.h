@@ -24,6 +24,8 @@
 //   a line on stderr, then abort(). A shuffle from a lane outside of the mask yields 0xFF bytes.
 // - Launches beyond a device's limits, copies beyond an allocation or with the wrong direction,
 //   handles of another device or already destroyed, releases of unknown pointers: error codes.
+// - Calls that a capturing stream or thread must not make, forks of a capture that never join, and
+//   missing order within a graph, whose nodes run in any order that is left open (graph.h).
 // - Missing ordering between streams or between host and device, in runs in which work is done as
 //   late as possible (LOCKSTEP_EMULATION_DEFER=1; pending.h says what shows then).
 //

@@ -9,6 +9,7 @@
 #include "random_order.h"
 #include "runtime_api.h"
 #include "runtime_state.h"
+#include "stream.h"
 
 // Launches: what a device checks, and the order of the blocks.
 namespace lockstep::emulation {
@@ -42,7 +43,7 @@ cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* address) 
   if (config.dynamicSmemBytes > (found == shared_limits().end() ? kSharedBytes : found->second)) {
     return cudaErrorInvalidValue;
   }
-  return stream_device(config.stream) == current_device() ? cudaSuccess
+  return stream_device(config.stream) == current_device() ? check_capture(config.stream)
                                                           : cudaErrorInvalidResourceHandle;
 }
 

@@ -11,6 +11,7 @@
 #include "pending.h"
 #include "runtime_api.h"
 #include "runtime_state.h"
+#include "stream.h"
 
 // Allocation, pools and copies of the emulated runtime.
 namespace {
@@ -99,6 +100,9 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
     return cudaSuccess;
   }
   const std::lock_guard lock(device_mutex());
+  if (const cudaError_t invalid = check_capture(stream); invalid != cudaSuccess) {
+    return invalid;
+  }
   const int to_device = device_of(to), from_device = device_of(from);
   if (to == nullptr || from == nullptr ||
       (to_device >= 0 && !device_memory(to_device).contains(to, bytes)) ||
@@ -117,16 +121,21 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
   }
   const bool later_from = from_device >= 0 || is_pinned(from, bytes);
   const bool later_to = to_device >= 0 || is_pinned(to, bytes);
+  const bool captured = is_capturing(stream);
+  if (captured && !(later_from && later_to)) {
+    return check_not_capturing(stream);
+  }
+  const bool defers = deferring() && !captured;
   std::shared_ptr<std::vector<char>> kept;
-  if (deferring() && !later_from) {
+  if (defers && !later_from) {
     const auto* const begin = static_cast<const char*>(from);
     kept = std::make_shared<std::vector<char>>(begin, begin + bytes);
   }
-  if (deferring() && to_device < 0 && later_to) {
+  if (defers && to_device < 0 && later_to) {
     spoil(to, bytes);
   }
   auto& reads = awaited_reads();
-  const bool reads_late = deferring() && from_device < 0 && later_from;
+  const bool reads_late = defers && from_device < 0 && later_from;
   const auto read =
       reads_late ? reads.insert(reads.end(), {static_cast<const char*>(from), bytes}) : reads.end();
   submit(stream, [to, from, bytes, to_device, from_device, kept, reads_late, read] {
@@ -151,15 +160,26 @@ cudaError_t fill(void* pointer, int value, size_t bytes, cudaStream_t stream) {
     return cudaSuccess;
   }
   const std::lock_guard lock(device_mutex());
+  if (const cudaError_t invalid = check_capture(stream); invalid != cudaSuccess) {
+    return invalid;
+  }
   const int device = device_of(pointer);
   if (device < 0 || !device_memory(device).contains(pointer, bytes)) {
     return remember(cudaErrorInvalidValue);
   }
   submit(stream, [=] {
+    if (!device_memory(device).contains(pointer, bytes)) {
+      stop("a fill of %zu bytes at %p runs after the memory's release", bytes, pointer);
+    }
     const OpenMemory open(device);
     std::memset(pointer, value, bytes);
   });
   return cudaSuccess;
+}
+
+cudaError_t check_unsafe_call_locking() {
+  const std::lock_guard lock(device_mutex());
+  return check_unsafe_call();
 }
 
 // Errors that every call on a stream may return.
@@ -196,6 +216,9 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
     return error;
   }
   const std::lock_guard lock(device_mutex());
+  if (const cudaError_t unsafe = check_unsafe_call(); unsafe != cudaSuccess) {
+    return unsafe;
+  }
   return allocate(pointer, bytes, current_device(), nullptr);
 }
 
@@ -205,6 +228,9 @@ cudaError_t cudaFree(void* pointer) {
     return error;
   }
   const std::lock_guard lock(device_mutex());
+  if (const cudaError_t unsafe = check_unsafe_call(); unsafe != cudaSuccess) {
+    return unsafe;
+  }
   finish_all();
   return release(pointer);
 }
@@ -215,6 +241,9 @@ cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t stream) {
     return error;
   }
   const std::lock_guard lock(device_mutex());
+  if (const cudaError_t captured = check_not_capturing(stream); captured != cudaSuccess) {
+    return captured;
+  }
   const int device = stream_device(stream);
   return allocate(pointer, bytes, device, default_pool(device));
 }
@@ -226,6 +255,9 @@ cudaError_t cudaMallocFromPoolAsync(void** pointer, size_t bytes, cudaMemPool_t 
     return error;
   }
   const std::lock_guard lock(device_mutex());
+  if (const cudaError_t captured = check_not_capturing(stream); captured != cudaSuccess) {
+    return captured;
+  }
   if (!pool_lives(pool)) {
     return remember(cudaErrorInvalidValue);
   }
@@ -238,6 +270,9 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
     return error;
   }
   const std::lock_guard lock(device_mutex());
+  if (const cudaError_t captured = check_not_capturing(stream); captured != cudaSuccess) {
+    return captured;
+  }
   if (!deferring()) {
     return release(pointer);
   }
@@ -267,10 +302,13 @@ cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned int flags) {
   if (bytes == 0) {
     return cudaSuccess;
   }
+  const std::lock_guard lock(device_mutex());
+  if (const cudaError_t unsafe = check_unsafe_call(); unsafe != cudaSuccess) {
+    return unsafe;
+  }
   if (posix_memalign(pointer, 4096, bytes) != 0) {
     return remember(cudaErrorMemoryAllocation);
   }
-  const std::lock_guard lock(device_mutex());
   host_blocks()[static_cast<const char*>(*pointer)] = {.bytes = bytes, .device = current_device()};
   return cudaSuccess;
 }
@@ -285,6 +323,9 @@ cudaError_t cudaFreeHost(void* pointer) {
     return error;
   }
   const std::lock_guard lock(device_mutex());
+  if (const cudaError_t unsafe = check_unsafe_call(); unsafe != cudaSuccess) {
+    return unsafe;
+  }
   const auto found = host_blocks().find(static_cast<const char*>(pointer));
   if (found == host_blocks().end() || found->second.registered) {
     return remember(cudaErrorInvalidValue);
@@ -306,6 +347,9 @@ cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned int flags) {
   }
   const auto* const begin = static_cast<const char*>(pointer);
   const std::lock_guard lock(device_mutex());
+  if (const cudaError_t unsafe = check_unsafe_call(); unsafe != cudaSuccess) {
+    return unsafe;
+  }
   const auto next = host_blocks().upper_bound(begin);
   if ((next != host_blocks().end() && next->first < begin + bytes) ||
       (next != host_blocks().begin() &&
@@ -322,6 +366,9 @@ cudaError_t cudaHostUnregister(void* pointer) {
     return error;
   }
   const std::lock_guard lock(device_mutex());
+  if (const cudaError_t unsafe = check_unsafe_call(); unsafe != cudaSuccess) {
+    return unsafe;
+  }
   const auto found = host_blocks().find(static_cast<const char*>(pointer));
   if (found == host_blocks().end() || !found->second.registered) {
     return remember(cudaErrorHostMemoryNotRegistered);
@@ -361,6 +408,9 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 // -- copies
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  if (const cudaError_t unsafe = check_unsafe_call_locking(); unsafe != cudaSuccess) {
+    return unsafe;
+  }
   return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
 }
 
@@ -371,6 +421,9 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 
 cudaError_t cudaMemset(void* pointer, int value, size_t bytes) {
+  if (const cudaError_t unsafe = check_unsafe_call_locking(); unsafe != cudaSuccess) {
+    return unsafe;
+  }
   return cudaMemsetAsync(pointer, value, bytes, nullptr);
 }
 

@@ -10,6 +10,7 @@
 #include "pending.h"
 #include "runtime_api.h"
 #include "runtime_state.h"
+#include "stream.h"
 
 // Streams and events of the emulated runtime. An event is a place in a stream's line of work
 // (pending.h), or none where everything had been done. A stream can be made to stand still: then
@@ -20,6 +21,7 @@ struct CUstream_st {
   int priority = 0;
   std::shared_ptr<lockstep::emulation::Line> line = std::make_shared<lockstep::emulation::Line>();
   std::shared_ptr<lockstep::emulation::Stall> stall = {};
+  lockstep::emulation::CapturePlace place = {};
 };
 
 struct CUevent_st {
@@ -29,6 +31,7 @@ struct CUevent_st {
   std::shared_ptr<lockstep::emulation::Line> line = nullptr;
   uint64_t position = 0;
   std::shared_ptr<lockstep::emulation::Stall> stall = {};
+  lockstep::emulation::CapturePlace place = {};  // null unless last recorded in a capture
 };
 
 namespace {
@@ -46,10 +49,6 @@ struct Handles {
 Handles& handles() {
   static auto* const all = new Handles;
   return *all;
-}
-
-bool is_default(cudaStream_t stream) {
-  return stream == nullptr || stream == cudaStreamLegacy || stream == cudaStreamPerThread;
 }
 
 cudaError_t check() { return device_count() == 0 ? remember(cudaErrorNoDevice) : cudaSuccess; }
@@ -85,9 +84,65 @@ std::shared_ptr<Stall> stall_of(Handle handle) {
   return handle->stall;
 }
 
+// Whether the host may ask for an event.
+cudaError_t check_for_host(const CUevent_st& event) {
+  if (event.place.capture == nullptr) {
+    return check_unsafe_call();
+  }
+  event.place.capture->invalid = true;
+  return remember(cudaErrorCapturedEvent);
+}
+
+// A stream waits for an event, and at least one of them is in a capture.
+cudaError_t wait_in_capture(cudaStream_t stream, const CUevent_st& event) {
+  if (is_default(stream)) {
+    return remember(cudaErrorStreamCaptureUnsupported);
+  }
+  CapturePlace& place = place_of(stream);
+  const std::shared_ptr<Capture> capture = event.place.capture;
+  if (!event.place.active()) {
+    if (place.active()) {
+      place.capture->invalid = true;
+    }
+    return remember(capture ? cudaErrorCapturedEvent : cudaErrorStreamCaptureIsolation);
+  }
+  if (place.active() && place.capture != capture) {
+    place.capture->invalid = capture->invalid = true;
+    return remember(cudaErrorStreamCaptureMerge);
+  }
+  if (!place.active()) {
+    place = {capture, {}};
+    capture->streams.push_back(stream);
+  }
+  place.behind.insert(place.behind.end(), event.place.behind.begin(), event.place.behind.end());
+  return cudaSuccess;
+}
+
 }  // namespace
 
 namespace lockstep::emulation {
+
+bool is_default(cudaStream_t stream) {
+  return stream == nullptr || stream == cudaStreamLegacy || stream == cudaStreamPerThread;
+}
+
+CapturePlace& place_of(cudaStream_t stream) { return stream->place; }
+
+bool is_capturing(cudaStream_t stream) { return !is_default(stream) && stream->place.active(); }
+
+cudaError_t check_capture(cudaStream_t stream) {
+  return is_capturing(stream) && stream->place.capture->invalid
+             ? remember(cudaErrorStreamCaptureInvalidated)
+             : cudaSuccess;
+}
+
+cudaError_t check_not_capturing(cudaStream_t stream) {
+  if (!is_capturing(stream)) {
+    return cudaSuccess;
+  }
+  stream->place.capture->invalid = true;
+  return remember(cudaErrorStreamCaptureUnsupported);
+}
 
 void stall(cudaStream_t stream, std::shared_ptr<Stall> stall) {
   const std::lock_guard lock(handles().mutex);
@@ -106,6 +161,9 @@ void submit(cudaStream_t stream, std::function<void()> work) {
   if (is_default(stream)) {
     finish_all();
     work();
+  } else if (stream->place.active()) {
+    CapturePlace& place = stream->place;
+    place.behind = {place.capture->add(std::move(work), std::move(place.behind))};
   } else {
     stream->line->add(std::move(work));
   }
@@ -196,6 +254,13 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   }
   {
     const std::lock_guard lock(device_mutex());
+    cudaError_t captured = check_not_capturing(stream);
+    if (captured == cudaSuccess) {
+      captured = check_unsafe_call();
+    }
+    if (captured != cudaSuccess) {
+      return captured;
+    }
     finish(stream);
   }
   return is_default(stream) ? cudaSuccess : wait_out(stall_of(stream));
@@ -210,6 +275,9 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     return remember(cudaErrorNotReady);
   }
   const std::lock_guard lock(device_mutex());
+  if (const cudaError_t captured = check_not_capturing(stream); captured != cudaSuccess) {
+    return captured;
+  }
   return stream->line->reached(stream->line->issued()) ? cudaSuccess : remember(cudaErrorNotReady);
 }
 
@@ -224,6 +292,12 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   error = check_event(event);
   if (error != cudaSuccess) {
     return error;
+  }
+  {
+    const std::lock_guard lock(device_mutex());
+    if (event->place.capture != nullptr || is_capturing(stream)) {
+      return wait_in_capture(stream, *event);
+    }
   }
   if (event->line != nullptr) {
     const std::lock_guard lock(device_mutex());
@@ -283,7 +357,10 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
   if (status == nullptr) {
     return remember(cudaErrorInvalidValue);
   }
-  *status = cudaStreamCaptureStatusNone;
+  const std::lock_guard lock(device_mutex());
+  *status = !is_capturing(stream)            ? cudaStreamCaptureStatusNone
+            : stream->place.capture->invalid ? cudaStreamCaptureStatusInvalidated
+                                             : cudaStreamCaptureStatusActive;
   return cudaSuccess;
 }
 
@@ -350,6 +427,13 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     const std::lock_guard guard(handles().mutex);
     event->stall = std::move(stall);
   }
+  if (const cudaError_t invalid = check_capture(stream); invalid != cudaSuccess) {
+    return invalid;
+  }
+  event->place = is_default(stream) ? CapturePlace{} : stream->place;
+  if (event->place.active()) {
+    return cudaSuccess;
+  }
   event->recorded = true;
   event->time = std::chrono::steady_clock::now();
   if (is_default(stream)) {
@@ -370,10 +454,13 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (stands_still(stall_of(event))) {
     return remember(cudaErrorNotReady);
   }
+  const std::lock_guard lock(device_mutex());
+  if (const cudaError_t captured = check_for_host(*event); captured != cudaSuccess) {
+    return captured;
+  }
   if (event->line == nullptr) {
     return cudaSuccess;
   }
-  const std::lock_guard lock(device_mutex());
   return event->line->reached(event->position) ? cudaSuccess : remember(cudaErrorNotReady);
 }
 
@@ -382,9 +469,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (error != cudaSuccess) {
     return error;
   }
-  if (event->line != nullptr) {
+  {
     const std::lock_guard lock(device_mutex());
-    event->line->run_until(event->position);
+    if (const cudaError_t captured = check_for_host(*event); captured != cudaSuccess) {
+      return captured;
+    }
+    if (event->line != nullptr) {
+      event->line->run_until(event->position);
+    }
   }
   return wait_out(stall_of(event));
 }
