@@ -27,6 +27,7 @@
 #include "lockstep/engine/autograd/gradcheck.h"
 #include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/autograd/picture.h"
+#include "lockstep/engine/cuda_graph.h"
 #include "lockstep/engine/matmul_precision.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/factory.h"

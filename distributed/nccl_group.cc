@@ -13,6 +13,7 @@
 #include "lockstep/distributed/device_link.h"
 #include "lockstep/distributed/ticker.h"
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/plugin.h"
 #include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
@@ -197,6 +198,9 @@ class NcclGroup final : public ProcessGroup {
   }
 
   Work issue(const Collective& c, Launch launch) override {
+    forbid_in_capture("a collective",
+                      "its ranks meet on the host for each. Capture a step of one "
+                      "rank, without DataParallel");
     link_->throw_if_failed();  // the hosts may not have heard of it yet
     if (c.in.device.is_cpu()) return host_->start(c, launch);
     check_device(distributed::name_of(c.kind), c.in.device);

@@ -11,6 +11,7 @@
 #include "lockstep/distributed/collective.h"
 #include "lockstep/distributed/device_memory.h"
 #include "lockstep/distributed/work_queue.h"
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/transfer.h"
@@ -214,6 +215,9 @@ class StagedGroup final : public ProcessGroup {
   }
 
   Work issue(const Collective& c, Launch launch) override {
+    forbid_in_capture("a collective",
+                      "it passes through the host. Capture a step of one rank, "
+                      "without DataParallel");
     if (c.in.device.is_cpu()) {
       return queue_.launch([this, c] { run_on_host(c); }, launch);
     }

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep {
@@ -52,6 +53,9 @@ SyncCause::SyncCause(const char* what) : before_(t_cause) {
 SyncCause::~SyncCause() { t_cause = before_; }
 
 void about_to_wait(const char* call) {
+  forbid_in_capture(t_cause != nullptr ? t_cause : call,
+                    "it waits until the device has done its work, and a capture does none. Do it "
+                    "before the capture, or after a replay");
   const SyncDebugMode wanted = cuda::get_sync_debug_mode();
   if (wanted == SyncDebugMode::kDefault || t_allowed > 0) return;
   const std::string text = fmt::format(

@@ -36,6 +36,9 @@ std::vector<Optimizer::ParameterState> Adagrad::states() const {
 }
 
 void Adagrad::step() {
+  forbid_in_capture("Adagrad's step",
+                    "its rates are numbers of the host. Capture up to backward(), and "
+                    "step after each replay; or use SGD or Adam");
   const autograd::NoGrad no_grad;
   for (size_t group = 0; group < groups_.size(); ++group) {
     const Options& o = groups_[group].options;

@@ -37,25 +37,43 @@ std::vector<Optimizer::ParameterState> Adam::states() const {
   return named_states(groups_, states_, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"});
 }
 
+AdamArgs Adam::args(size_t group, int64_t steps) const {
+  const Options& o = groups_[group].options;
+  return {o.lr,      o.beta1,    o.beta2, o.eps, o.weight_decay, decoupled_weight_decay_,
+          o.amsgrad, o.maximize, steps};
+}
+
 void Adam::step() {
+  DeviceGraph* const graph = graph_in_capture();
   for (size_t g = 0; g < groups_.size(); ++g) {
     const Options& o = groups_[g].options;
     // The bias correction depends on a parameter's own number of updates, nearly always one value.
-    std::map<int64_t, std::vector<OptimizerSegment>> by_steps;
+    struct Update {
+      std::vector<OptimizerSegment> segments;
+      Updated updated;
+    };
+    std::map<int64_t, Update> by_steps;
     Device device;
     for (size_t i = 0; i < groups_[g].parameters.size(); ++i) {
       const Tensor& p = groups_[g].parameters[i];
       if (!p.grad().defined()) continue;
       State& state = states_[g][i];
       const OptimizerSegment s = segment(p, state, o.amsgrad ? 3 : 2);
-      by_steps[++state.steps].push_back(s);
+      Update& update = by_steps[state.steps + 1];
+      update.segments.push_back(s);
+      update.updated.emplace_back(p, &state);
+      if (graph == nullptr) ++state.steps;  // replays count theirs
       device = p.device();
       autograd::bump_version(p);
     }
-    for (const auto& [steps, segments] : by_steps) {
-      backend_of(device).adam_step(
-          segments, {o.lr, o.beta1, o.beta2, o.eps, o.weight_decay, decoupled_weight_decay_,
-                     o.amsgrad, o.maximize, steps});
+    for (auto& [steps, update] : by_steps) {
+      if (graph == nullptr) {
+        backend_of(device).adam_step(update.segments, args(g, steps));
+        continue;
+      }
+      const State* const counted = update.updated.front().second;
+      graph->adam_step(update.segments, [this, g, counted] { return args(g, counted->steps); });
+      watch_replays(*graph, std::move(update.segments), std::move(update.updated), true);
     }
   }
 }

@@ -34,6 +34,7 @@ class Adam : public Optimizer {
 
  private:
   std::vector<std::vector<State>>* memory() override { return &states_; }
+  AdamArgs args(size_t group, int64_t steps) const;  // of now
 
   std::vector<ParamGroup<Options>> groups_;
   std::vector<std::vector<State>> states_;  // as groups_: exp_avg, exp_avg_sq, its maximum

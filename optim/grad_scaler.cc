@@ -27,6 +27,8 @@ GradScaler::GradScaler(const LossScaleOptions& options, bool enabled)
 
 Tensor GradScaler::scale(const Tensor& output) {
   if (!enabled_) return output;
+  forbid_in_capture("GradScaler::scale()",
+                    "the scale is a number of the host. bfloat16 needs no GradScaler");
   scaled_ = true;
   return mul(output, scale_.value());
 }

@@ -64,6 +64,36 @@ void Optimizer::load_states(const std::vector<ParameterState>& states) {
   }
 }
 
+void Optimizer::forbid_first_step() {
+  forbid_in_capture("an optimizer's first step",
+                    "it makes the optimizer's state, which later steps go on with. Make one step "
+                    "before the capture");
+}
+
+void Optimizer::watch_replays(DeviceGraph& graph, std::vector<OptimizerSegment> segments,
+                              Updated updated, bool counts) {
+  const std::weak_ptr<const int> alive = alive_;
+  const auto unchanged = [alive, segments = std::move(segments), updated] {
+    check<Error>(!alive.expired(), "[cuda graph] an optimizer of the captured step is gone");
+    for (size_t i = 0; i < updated.size(); ++i) {
+      const auto& [parameter, state] = updated[i];
+      const OptimizerSegment& s = segments[i];
+      bool same = parameter.data_ptr() == s.param && state->steps == updated[0].second->steps;
+      for (int b = 0; b < 3; ++b) {
+        const Tensor& buffer = state->buffers[b];
+        same = same && (!s.state[b] || (buffer.defined() && buffer.data_ptr() == s.state[b]));
+      }
+      check<Error>(same,
+                   "[cuda graph] a parameter, or an optimizer's state of it, has been moved or "
+                   "loaded since the capture; capture the step again");
+    }
+  };
+  const auto count = [updated] {
+    for (const auto& [parameter, state] : updated) ++state->steps;
+  };
+  graph.before_replay(unchanged, counts ? std::function<void()>(count) : nullptr);
+}
+
 OptimizerSegment Optimizer::segment(const Tensor& parameter, State& state, int buffers) {
   const Tensor grad = parameter.grad();
   check<Error>(parameter.is_contiguous() && grad.is_contiguous(),
@@ -85,6 +115,7 @@ OptimizerSegment Optimizer::segment(const Tensor& parameter, State& state, int b
   for (int i = 0; i < buffers; ++i) {
     Tensor& buffer = state.buffers[i];
     if (!buffer.defined()) {
+      forbid_first_step();
       buffer = zeros(parameter.sizes(), {parameter.dtype(), parameter.device()});
     } else if (buffer.device() != parameter.device()) {  // the model has been moved since
       buffer = buffer.to(parameter.device());

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/tensor/tensor.h"
 
 namespace lockstep::optim {
@@ -58,6 +59,14 @@ class Optimizer {
   // missing.
   OptimizerSegment segment(const Tensor& parameter, State& state, int buffers);
 
+  // Throws Error in a capture, whose replays would all be first steps.
+  static void forbid_first_step();
+  // Of a captured update: replays throw Error if this optimizer is gone, or the parameters or
+  // states are in other memory than now; then, if it `counts`, the states' steps go on by one.
+  using Updated = std::vector<std::pair<Tensor, State*>>;  // as the segments
+  void watch_replays(DeviceGraph& graph, std::vector<OptimizerSegment> segments, Updated updated,
+                     bool counts);
+
   // For states(): each parameter's, with the names of its buffers.
   template <typename Group>
   static std::vector<ParameterState> named_states(const std::vector<Group>& groups,
@@ -80,6 +89,7 @@ class Optimizer {
   friend class Schedule;
   std::vector<Tensor> parameters_;
   std::vector<double> initial_lrs_;  // each group's before the first schedule; empty without any
+  std::shared_ptr<const int> alive_ = std::make_shared<int>();  // for those who watch
 };
 
 // Parameters that share hyperparameters. Options may be changed between steps, by a schedule say.

@@ -35,6 +35,9 @@ std::vector<Optimizer::ParameterState> RMSprop::states() const {
 }
 
 void RMSprop::step() {
+  forbid_in_capture("RMSprop's step",
+                    "its rates are numbers of the host. Capture up to backward(), and "
+                    "step after each replay; or use SGD or Adam");
   const autograd::NoGrad no_grad;
   for (size_t group = 0; group < groups_.size(); ++group) {
     const Options& o = groups_[group].options;

@@ -32,26 +32,47 @@ std::vector<Optimizer::ParameterState> SGD::states() const {
   return named_states(groups_, states_, {"momentum_buffer"});
 }
 
+SgdArgs SGD::args(size_t group) const {
+  const Options& o = groups_[group].options;
+  return {o.lr, o.momentum, o.dampening, o.weight_decay, o.nesterov, o.maximize, false};
+}
+
 void SGD::step() {
+  DeviceGraph* const graph = graph_in_capture();
   for (size_t g = 0; g < groups_.size(); ++g) {
     const Options& o = groups_[g].options;
     // Parameters seen for the first time start their momentum buffer; the rest continue theirs.
     std::vector<OptimizerSegment> first, later;
+    Updated updated;
     Device device;
     for (size_t i = 0; i < groups_[g].parameters.size(); ++i) {
       const Tensor& p = groups_[g].parameters[i];
       if (!p.grad().defined()) continue;
       State& state = states_[g][i];
-      const bool starts = !state.buffers[0].defined();
+      const bool starts = o.momentum != 0 && !state.buffers[0].defined();
       const OptimizerSegment s = segment(p, state, o.momentum != 0 ? 1 : 0);
       (starts ? first : later).push_back(s);
+      updated.emplace_back(p, &state);
       device = p.device();
       autograd::bump_version(p);
     }
-    SgdArgs args{o.lr, o.momentum, o.dampening, o.weight_decay, o.nesterov, o.maximize, false};
-    if (!later.empty()) backend_of(device).sgd_step(later, args);
-    args.first_step = true;
-    if (!first.empty()) backend_of(device).sgd_step(first, args);
+    if (graph != nullptr && !later.empty()) {
+      graph->sgd_step(later, [this, g] { return args(g); });
+      watch_replays(*graph, std::move(later), std::move(updated), false);
+      graph->before_replay(
+          [this, g, had = o.momentum != 0] {
+            check<Error>((groups_[g].options.momentum != 0) == had,
+                         "[cuda graph] SGD's momentum was {}0 in the capture, and is not now; "
+                         "capture the step again",
+                         had ? "not " : "");
+          },
+          nullptr);
+      continue;
+    }
+    SgdArgs now = args(g);
+    if (!later.empty()) backend_of(device).sgd_step(later, now);
+    now.first_step = true;
+    if (!first.empty()) backend_of(device).sgd_step(first, now);
   }
 }
 

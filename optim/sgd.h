@@ -28,6 +28,7 @@ class SGD : public Optimizer {
 
  private:
   std::vector<std::vector<State>>* memory() override { return &states_; }
+  SgdArgs args(size_t group) const;  // of now
 
   std::vector<ParamGroup<Options>> groups_;
   std::vector<std::vector<State>> states_;  // as groups_

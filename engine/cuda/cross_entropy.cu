@@ -1,5 +1,7 @@
 #include "lockstep/engine/cuda/cross_entropy.h"
 
+#include <limits>
+
 #include "lockstep/engine/cuda/rows.cuh"
 
 // The logits are read once forward; backward they are read once and their gradient is written.
@@ -14,6 +16,7 @@ struct Classes {
   const C* weight;  // may be null
   int64_t rows, cols, ignore_index;
 
+  __device__ bool has(int64_t at) const { return at >= 0 && at < cols; }
   __device__ C weight_of(int64_t at) const { return weight ? weight[at] : C(1); }
 };
 
@@ -31,8 +34,9 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks)
     const int64_t at = given.target[row];
     log_sums[2 * row] = own.most;
     log_sums[2 * row + 1] = log_sum;
-    losses[row] = at == given.ignore_index
-                      ? C(0)
+    losses[row] = at == given.ignore_index ? C(0)
+                  : !given.has(at)
+                      ? std::numeric_limits<C>::quiet_NaN()
                       : -((static_cast<C>(x[at]) - own.most) - log_sum) * given.weight_of(at);
   });
 }
@@ -45,7 +49,9 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks)
   for_rows<kLanes>(given.rows, given.cols, [&](int64_t row, int64_t n, int64_t lane) {
     const int64_t at = given.target[row];
     const bool ignored = at == given.ignore_index;
-    const C factor = ignored ? C(0) : gy[row] * given.weight_of(at);
+    const C factor = ignored         ? C(0)
+                     : given.has(at) ? gy[row] * given.weight_of(at)
+                                     : std::numeric_limits<C>::quiet_NaN();
     const C most = log_sums[2 * row], log_sum = log_sums[2 * row + 1];
     const auto* const packs = reinterpret_cast<const Pack<T, kWidth>*>(given.x + row * given.cols);
     for (int64_t p = lane; p < n / kWidth; p += kLanes) {

@@ -1,12 +1,11 @@
 #include "lockstep/engine/cuda/cuda_backend.h"
 
-#include <cstring>
-
 #include "lockstep/engine/cuda/conv.h"
 #include "lockstep/engine/cuda/cross_entropy.h"
 #include "lockstep/engine/cuda/elementwise.h"
 #include "lockstep/engine/cuda/event.h"
 #include "lockstep/engine/cuda/gemm.h"
+#include "lockstep/engine/cuda/graph.h"
 #include "lockstep/engine/cuda/indexing.h"
 #include "lockstep/engine/cuda/layer_norm.h"
 #include "lockstep/engine/cuda/libraries.h"
@@ -47,15 +46,20 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-class CudaBackend final : public Backend, public Transfers {
+class CudaBackend final : public Backend, public Transfers, public Capturing {
  public:
   explicit CudaBackend(int index)
-      : index_(index), stream_(index), copies_(index), memory_(index, stream_.get()) {}
+      : index_(index),
+        stream_(index),
+        copies_(index),
+        memory_(index, stream_.get()),
+        captures_(index, stream_.get(), memory_, pinned_) {}
 
   Device device() const override { return {DeviceType::kCuda, static_cast<int16_t>(index_)}; }
 
   void* allocate(size_t bytes) override {
     make_current(index_);
+    if (CudaGraph* const graph = captures_.current()) return graph->allocate(bytes);
     return memory_.allocate(bytes);
   }
   void deallocate(void* data, size_t bytes) noexcept override {
@@ -63,19 +67,14 @@ class CudaBackend final : public Backend, public Transfers {
       make_current(index_);
     } catch (const Error&) {  // the device is lost, and the memory with it
     }
-    memory_.deallocate(data, bytes);
+    if (!captures_.deallocate(data, bytes)) memory_.deallocate(data, bytes);
   }
   // Through pinned memory, so that the caller may go on, and use its own again.
   void copy_from_host(void* to, const void* from, size_t bytes) override {
     if (bytes == 0) return;
+    forbid_host_memory();
     if (bytes <= kMostStaged) {
-      const cudaStream_t compute = stream();
-      void* const staging = pinned_.allocate(bytes);
-      std::memcpy(staging, from, bytes);
-      const cudaError_t status =
-          cudaMemcpyAsync(to, staging, bytes, cudaMemcpyHostToDevice, compute);
-      pinned_.deallocate(staging, {compute});
-      check_cuda(status, "copy to device");
+      pinned_.copy_to_device(to, from, bytes, stream());
       return;
     }
     check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()),
@@ -101,6 +100,7 @@ class CudaBackend final : public Backend, public Transfers {
 
   // -- transfers
   void* allocate_pinned(size_t bytes) override {
+    forbid_host_memory();
     make_current(index_);
     return pinned_.allocate(bytes);
   }
@@ -109,6 +109,7 @@ class CudaBackend final : public Backend, public Transfers {
       make_current(index_);
     } catch (const Error&) {  // the device is lost
     }
+    if (captures_.deallocate_pinned(data, copies_.get())) return;
     pinned_.deallocate(data, {stream_.get(), copies_.get()});
   }
   bool pin(void* data, size_t bytes) noexcept override {
@@ -124,11 +125,13 @@ class CudaBackend final : public Backend, public Transfers {
   }
   void copy_from_pinned(void* to, const void* from, size_t bytes, Lane lane) override {
     if (bytes == 0) return;
+    forbid_host_memory();
     check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream(lane)),
                "copy to device");
   }
   void copy_to_pinned(void* to, const void* from, size_t bytes, Lane lane) override {
     if (bytes == 0) return;
+    forbid_host_memory();
     check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream(lane)),
                "copy to host");
   }
@@ -157,7 +160,12 @@ class CudaBackend final : public Backend, public Transfers {
   void random(const Tensor& out, RandomKind kind, double p, double q,
               const RandomKey& key) override {
     check_on_device("random", device(), out);
-    fill_random(stream(), out, kind, p, q, key);
+    const cudaStream_t compute = stream();
+    if (CudaGraph* const graph = captures_.current()) {
+      fill_random(compute, out, kind, p, q, graph->relative(key), graph->random());
+    } else {
+      fill_random(compute, out, kind, p, q, key);
+    }
   }
 
   // -- reductions and indexing
@@ -304,9 +312,11 @@ class CudaBackend final : public Backend, public Transfers {
 
   // -- optimizers
   void sgd_step(std::span<const OptimizerSegment> segments, const SgdArgs& args) override {
+    forbid_plain_update();
     cuda::sgd_step(stream(), segments, args);
   }
   void adam_step(std::span<const OptimizerSegment> segments, const AdamArgs& args) override {
+    forbid_plain_update();
     cuda::adam_step(stream(), segments, args);
   }
   double sum_of_squares(std::span<const OptimizerSegment> segments) override {
@@ -314,10 +324,24 @@ class CudaBackend final : public Backend, public Transfers {
     return cuda::sum_of_squares(stream(), device(), segments);
   }
 
+  // -- graphs
+  std::unique_ptr<DeviceGraph> make_graph() override { return captures_.make_graph(); }
+
  private:
+  static void forbid_host_memory() {
+    forbid_in_capture("a copy between the device and memory of the host",
+                      "a replay would copy what lies there then. Write into a tensor on the device "
+                      "before the replay (copy_)");
+  }
+  static void forbid_plain_update() {
+    forbid_in_capture("an optimizer's kernel with rates of now",
+                      "call step() of an optim::SGD, Adam or AdamW");
+  }
+
   // For every call: the thread's device is this one.
   cudaStream_t stream(Lane lane = Lane::kCompute) const {
     make_current(index_);
+    if (lane == Lane::kCompute) captures_.current();  // throws where another thread captures
     return lane == Lane::kCompute ? stream_.get() : copies_.get();
   }
 
@@ -325,6 +349,7 @@ class CudaBackend final : public Backend, public Transfers {
   const Stream stream_, copies_;
   MemoryPool memory_;
   PinnedPool pinned_;
+  Captures captures_;
 };
 
 }  // namespace

@@ -52,7 +52,13 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    random_kernel(T* out, int64_t n, RandomKind kind, double p, double q, const RandomKey key) {
+    random_kernel(T* out, int64_t n, RandomKind kind, double p, double q, const RandomKey given,
+                  const RandomKey* base) {
+  RandomKey key = given;
+  if (base) {
+    key = *base;
+    key.ordinal += given.ordinal;
+  }
   constexpr int kDraws = kDrawsPerBlock<T>;
   const int64_t blocks = (n + kDraws - 1) / kDraws;
   for (int64_t block = grid_index(); block < blocks; block += grid_size()) {
@@ -107,15 +113,15 @@ void fill_strided(cudaStream_t stream, const Tensor& out, Scalar value) {
 }
 
 void fill_random(cudaStream_t stream, const Tensor& out, RandomKind kind, double p, double q,
-                 const RandomKey& key) {
+                 const RandomKey& key, const RandomKey* base) {
   const int64_t n = out.numel();
   if (n == 0) return;
   if (out.dtype() == DType::kFloat32) {
     launch(stream, blocks_for(n, kThreads * kDrawsPerBlock<float>), kThreads, random_kernel<float>,
-           out.data<float>(), n, kind, p, q, key);
+           out.data<float>(), n, kind, p, q, key, base);
   } else {
     launch(stream, blocks_for(n, kThreads * kDrawsPerBlock<double>), kThreads,
-           random_kernel<double>, out.data<double>(), n, kind, p, q, key);
+           random_kernel<double>, out.data<double>(), n, kind, p, q, key, base);
   }
 }
 

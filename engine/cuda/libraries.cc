@@ -9,6 +9,7 @@
 #include <cublasLt.h>
 #include <fmt/format.h>
 
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/cuda/status.h"
 #include "lockstep/engine/matmul_precision.h"
 #include "lockstep/engine/tensor/check.h"
@@ -168,6 +169,7 @@ class Blas {
 
  private:
   void start(cudaStream_t stream) {
+    forbid_in_capture("the first product of a device", "make a step before the capture");
     if (!workspace_) {
       check_cuda(cudaMallocAsync(&workspace_, kWorkspaceBytes, stream), "cublasLt's workspace");
     }

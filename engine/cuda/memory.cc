@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "lockstep/engine/cuda/graph_memory.h"
 #include "lockstep/engine/cuda/status.h"
 #include "lockstep/engine/tensor/check.h"
 
@@ -47,10 +48,41 @@ void* MemoryPool::allocate(size_t bytes) {
     out_of_memory(bytes);
   }
   check_cuda(status, "cudaMallocFromPoolAsync");
+  count(bytes);
+  return data;
+}
+
+void MemoryPool::count(size_t bytes) {
   const std::lock_guard lock(mutex_);
   in_use_ += bytes;
   peak_ = std::max(peak_, in_use_);
+}
+
+void* MemoryPool::allocate_for_graph(size_t bytes) {
+  const RelaxedCapture relaxed;
+  void* data = nullptr;
+  cudaError_t status = cudaMalloc(&data, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    check_cuda(cudaMemPoolTrimTo(pool_, 0), "cudaMemPoolTrimTo");
+    status = cudaMalloc(&data, bytes);
+  }
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    out_of_memory(bytes);
+  }
+  check_cuda(status, "cudaMalloc");
+  count(bytes);
+  const std::lock_guard lock(mutex_);
+  of_graphs_ += bytes;
   return data;
+}
+
+void MemoryPool::free_of_graph(void* data, size_t bytes) noexcept {
+  if (cudaFree(data) != cudaSuccess) cudaGetLastError();
+  const std::lock_guard lock(mutex_);
+  in_use_ -= bytes;
+  of_graphs_ -= bytes;
 }
 
 void MemoryPool::deallocate(void* data, size_t bytes) noexcept {
@@ -65,12 +97,18 @@ void MemoryPool::out_of_memory(size_t bytes) const {
   cudaMemGetInfo(&free, &total);
   uint64_t reserved = 0;
   cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved);
+  std::string graphs;
+  {
+    const std::lock_guard lock(mutex_);
+    if (of_graphs_ > 0) graphs = fmt::format(", CUDA graphs {} of that", readable(of_graphs_));
+  }
   fail<Error>(
-      "[cuda] out of memory on cuda:{}: {} asked for; tensors of this process hold {} (at most {} "
-      "so "
-      "far), its pool {}; {} of {} are free, the rest is held by other processes and CUDA itself. "
+      "[cuda] out of memory on cuda:{}: {} asked for; tensors of this process hold {}{} (at most "
+      "{} "
+      "so far), its pool {}; {} of {} are free, the rest is held by other processes and CUDA "
+      "itself. "
       "Use a smaller batch, --accumulate, or activation checkpointing",
-      device_, readable(bytes), readable(bytes_in_use()), readable(peak_bytes()),
+      device_, readable(bytes), readable(bytes_in_use()), graphs, readable(peak_bytes()),
       readable(reserved), readable(free), readable(total));
 }
 

@@ -68,7 +68,9 @@ __device__ void step_part(const OptimizerSegment& s, const Part& part, const Mat
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) sgd_kernel(const Batch batch, const SgdMath<T> math) {
+__global__ void __launch_bounds__(kThreads)
+    sgd_kernel(const Batch batch, const SgdMath<T> given, const SgdMath<T>* slot) {
+  const SgdMath<T> math = slot ? *slot : given;
   const Part part = part_of(batch, kStepTile);
   const OptimizerSegment s = batch.segments[part.segment];
   if (s.state[0]) {
@@ -79,7 +81,9 @@ __global__ void __launch_bounds__(kThreads) sgd_kernel(const Batch batch, const 
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) adam_kernel(const Batch batch, const AdamMath<T> math) {
+__global__ void __launch_bounds__(kThreads)
+    adam_kernel(const Batch batch, const AdamMath<T> given, const AdamMath<T>* slot) {
+  const AdamMath<T> math = slot ? *slot : given;
   const Part part = part_of(batch, kStepTile);
   const OptimizerSegment s = batch.segments[part.segment];
   if (s.state[2]) {
@@ -118,6 +122,11 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *total = sum;
 }
 
+template <typename Math, typename T>
+const Math* slot_of(MathSlots slots) {
+  return static_cast<const Math*>(std::is_same_v<T, float> ? slots.of_float : slots.of_double);
+}
+
 int64_t tiles_of(const OptimizerSegment& s, int64_t tile) { return (s.count + tile - 1) / tile; }
 
 // Calls fn(batch, its tiles, a zero of its dtype) for all segments that are not empty, in their
@@ -154,23 +163,25 @@ void for_batches(const char* op, std::span<const OptimizerSegment> segments, int
 }
 
 // Every kernel's arguments fit into the 4 KiB that any device takes.
-static_assert(sizeof(Batch) + sizeof(AdamMath<double>) <= 4096);
+static_assert(sizeof(Batch) + sizeof(AdamMath<double>) + sizeof(void*) <= 4096);
 
 }  // namespace
 
-void sgd_step(cudaStream_t stream, std::span<const OptimizerSegment> segments,
-              const SgdArgs& args) {
+void sgd_step(cudaStream_t stream, std::span<const OptimizerSegment> segments, const SgdArgs& args,
+              MathSlots slots) {
   for_batches("sgd", segments, kStepTile, [&](const Batch& batch, int64_t tiles, auto type) {
     using T = decltype(type);
-    launch(stream, tiles, kThreads, sgd_kernel<T>, batch, SgdMath<T>(args));
+    launch(stream, tiles, kThreads, sgd_kernel<T>, batch, SgdMath<T>(args),
+           slot_of<SgdMath<T>, T>(slots));
   });
 }
 
 void adam_step(cudaStream_t stream, std::span<const OptimizerSegment> segments,
-               const AdamArgs& args) {
+               const AdamArgs& args, MathSlots slots) {
   for_batches("adam", segments, kStepTile, [&](const Batch& batch, int64_t tiles, auto type) {
     using T = decltype(type);
-    launch(stream, tiles, kThreads, adam_kernel<T>, batch, AdamMath<T>(args));
+    launch(stream, tiles, kThreads, adam_kernel<T>, batch, AdamMath<T>(args),
+           slot_of<AdamMath<T>, T>(slots));
   });
 }
 

@@ -10,9 +10,16 @@
 // as on the CPU, but for sum_of_squares, which adds in another order.
 namespace lockstep::cuda {
 
-void sgd_step(cudaStream_t stream, std::span<const OptimizerSegment> segments, const SgdArgs& args);
+// Where a replay of the kernel finds its SgdMath or AdamMath, on the device. Null: as launched.
+struct MathSlots {
+  const void* of_float = nullptr;
+  const void* of_double = nullptr;
+};
+
+void sgd_step(cudaStream_t stream, std::span<const OptimizerSegment> segments, const SgdArgs& args,
+              MathSlots slots = {});
 void adam_step(cudaStream_t stream, std::span<const OptimizerSegment> segments,
-               const AdamArgs& args);
+               const AdamArgs& args, MathSlots slots = {});
 // Waits for the stream.
 double sum_of_squares(cudaStream_t stream, Device device,
                       std::span<const OptimizerSegment> segments);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "lockstep/engine/cuda/event.h"
 #include "lockstep/engine/cuda/status.h"
@@ -47,6 +48,14 @@ void* PinnedPool::allocate(size_t bytes) {
   check_cuda(status, "cudaHostAlloc");
   blocks_[data].bytes = size;
   return data;
+}
+
+void PinnedPool::copy_to_device(void* to, const void* from, size_t bytes, cudaStream_t stream) {
+  void* const staging = allocate(bytes);
+  std::memcpy(staging, from, bytes);
+  const cudaError_t status = cudaMemcpyAsync(to, staging, bytes, cudaMemcpyHostToDevice, stream);
+  deallocate(staging, {stream});
+  check_cuda(status, "copy to device");
 }
 
 void PinnedPool::deallocate(void* data, std::initializer_list<cudaStream_t> users) noexcept {

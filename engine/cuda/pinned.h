@@ -23,6 +23,9 @@ class PinnedPool {
 
   // Aligned to 256 bytes. Throws Error when the host has none.
   void* allocate(size_t bytes);
+  // Copies to the device, and comes back when `from` may be used again, which is before the copy
+  // is done.
+  void copy_to_device(void* to, const void* from, size_t bytes, cudaStream_t stream);
   // Work that was issued to these streams before may still use it.
   void deallocate(void* data, std::initializer_list<cudaStream_t> users) noexcept;
 

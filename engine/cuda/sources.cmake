@@ -11,6 +11,8 @@ function(lockstep_cuda_sources host device)
   set(folder ${LOCKSTEP_CUDA_FOLDER})
   set(${host}
     ${folder}/cuda_backend.cc
+    ${folder}/graph.cc
+    ${folder}/graph_memory.cc
     ${folder}/memory.cc
     ${folder}/pinned.cc
     ${folder}/plugin.cc

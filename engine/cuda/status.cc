@@ -37,6 +37,12 @@ void check_cuda(cudaError_t status, const char* call) {
         "longer; CUDA_LAUNCH_BLOCKING=1 makes the failing op report it itself",
         call, cudaGetErrorString(status), cudaGetErrorName(status));
   }
+  if (status >= cudaErrorStreamCaptureUnsupported && status <= cudaErrorStreamCaptureWrongThread) {
+    fail<Error>(
+        "[cuda graph] {}: {} ({}). The step called what cannot be captured; what is done in the "
+        "first step only, like loading libraries, is done with when a step ran before the capture",
+        call, cudaGetErrorString(status), cudaGetErrorName(status));
+  }
   fail<Error>("[cuda] {}: {} ({})", call, cudaGetErrorString(status), cudaGetErrorName(status));
 }
 

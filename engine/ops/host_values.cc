@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/capture.h"
 
 namespace lockstep {
 namespace {
@@ -73,6 +74,11 @@ void remember_host_values(const Tensor& there, const Tensor& here) {
 }
 
 Tensor host_values(const Tensor& tensor) {
+  if (!tensor.device().is_cpu()) {
+    forbid_in_capture("an op whose indices or targets are checked on the host",
+                      "a replay would not check its own, and an index out of bounds would reach "
+                      "the kernel. Leave it out of the capture");
+  }
   const autograd::NoGrad no_grad;
   if (!tensor.device().is_cpu() && tensor.is_contiguous() && is_kept(tensor)) {
     if (const Tensor found = kept().find(tensor); found.defined()) return found;

@@ -1,8 +1,11 @@
 #include "lockstep/engine/ops/nll_loss.h"
 
+#include <optional>
+
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/half.h"
 #include "lockstep/engine/ops/host_values.h"
@@ -119,12 +122,14 @@ Tensor nll_of_rows(const Tensor& x, const Tensor& target, const ClassLossOptions
 // and two numbers a row, not the log-probabilities. The graph has the nodes of the two ops. The
 // second one hands the gradients of the rows' losses on, broadcast over the classes, which takes no
 // memory; the first makes the gradient of the logits from them.
-struct FusedNllLossBackward final : OpNode<0> {
+struct FusedNllLossBackward final : OpNode<1> {  // the divisor, where the host does not know it
   double divisor = 1;
   Dims sizes;
   std::string_view name() const override { return "NllLossBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    results[0] = div(gradients[0], divisor).expand({sizes[0]}).unsqueeze(1).expand(sizes);
+    const Tensor& g = gradients[0];
+    const Tensor mean = saved(0).defined() ? div(g, saved(0)) : div(g, divisor);
+    results[0] = mean.expand({sizes[0]}).unsqueeze(1).expand(sizes);
   }
 };
 
@@ -161,10 +166,13 @@ struct FusedLogSoftmaxBackward final : OpNode<4> {  // x, log_sums, target, weig
 Tensor fused_cross_entropy(const Tensor& x, const Tensor& target, const ClassLossOptions& options) {
   check_floating("log_softmax", x.dtype());
   check_weight(options.weight, x.size(1));
-  const Targets targets(target, x.size(1), options.ignore_index);
+  // In a capture the host sees no targets. The kernel makes a loss of NaN from one out of bounds.
+  const bool captured = graph_in_capture() != nullptr && !x.device().is_cpu();
+  std::optional<Targets> targets;
+  if (!captured) targets.emplace(target, x.size(1), options.ignore_index);
   const DType wide = is_half(x.dtype()) ? DType::kFloat32 : x.dtype();
   const Tensor log_sums = empty_dense({x.size(0), 2}, wide, x.device());
-  Tensor y, weight;
+  Tensor y, weight, divisor_on_device;
   double divisor = 1;
   {
     const autograd::NoGrad no_grad;
@@ -173,8 +181,15 @@ Tensor fused_cross_entropy(const Tensor& x, const Tensor& target, const ClassLos
     backend_of(x).cross_entropy(losses, log_sums, x.contiguous(), target.contiguous(), weight,
                                 options.ignore_index);
     y = options.reduction == Reduction::kNone ? losses : sum(losses);
-    if (options.reduction == Reduction::kMean) {
-      const Tensor weights = targets.weights(weight, wide);
+    if (options.reduction == Reduction::kMean && captured) {
+      if (weight.defined()) {
+        forbid_in_capture("the mean of cross_entropy with class weights",
+                          "targets are checked on the host. Take the sum");
+      }
+      divisor_on_device = sum(ne(target, options.ignore_index).to(wide));
+      y = div(y, divisor_on_device);
+    } else if (options.reduction == Reduction::kMean) {
+      const Tensor weights = targets->weights(weight, wide);
       divisor = weights.defined() ? sum(weights).item() : static_cast<double>(target.numel());
       y = div(y, divisor);
     }
@@ -189,6 +204,7 @@ Tensor fused_cross_entropy(const Tensor& x, const Tensor& target, const ClassLos
     node->save(3, weight);
   }
   if (auto node = record<FusedNllLossBackward>(y, log_p)) {
+    node->save(0, divisor_on_device);
     node->divisor = divisor;
     node->sizes = x.sizes();
   }

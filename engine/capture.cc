@@ -1,0 +1,47 @@
+#include "lockstep/engine/capture.h"
+
+#include <utility>
+
+#include "lockstep/engine/tensor/check.h"
+
+namespace lockstep {
+namespace {
+
+thread_local DeviceGraph* t_graph = nullptr;
+
+}  // namespace
+
+DeviceGraph::~DeviceGraph() = default;
+Capturing::~Capturing() = default;
+
+void DeviceGraph::before_replay(std::function<void()> check, std::function<void()> run) {
+  callbacks_.push_back({std::move(check), std::move(run)});
+}
+
+void DeviceGraph::run_before_replay() const {
+  for (const Callback& each : callbacks_) each.check();
+  for (const Callback& each : callbacks_) {
+    if (each.run) each.run();
+  }
+}
+
+void DeviceGraph::invalidate(std::string why) {
+  if (why_invalid_.empty()) why_invalid_ = std::move(why);
+}
+
+void DeviceGraph::forget() {
+  callbacks_.clear();
+  why_invalid_.clear();
+}
+
+DeviceGraph* graph_in_capture() { return t_graph; }
+void set_graph_in_capture(DeviceGraph* graph) { t_graph = graph; }
+
+void forbid_in_capture(std::string_view what, std::string_view instead) {
+  if (t_graph == nullptr) return;
+  const std::string text = fmt::format("[cuda graph] {} cannot be captured: {}", what, instead);
+  t_graph->invalidate(text);
+  fail<Error>("{}", text);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lockstep/engine/backend.h"
+#include "lockstep/engine/tensor/random.h"
+
+// Recording what a device is given, to issue all of it again by one call: what cuda::CUDAGraph
+// (cuda_graph.h) is made of. While a thread captures, nothing runs; a replay runs the kernels and
+// nothing of the host's. So whatever a step takes from the host has to be brought anew by each
+// replay, as random keys and optimizers' rates are, or must not be captured.
+namespace lockstep {
+
+class DeviceGraph {
+ public:
+  DeviceGraph() = default;
+  virtual ~DeviceGraph();
+  DeviceGraph(const DeviceGraph&) = delete;
+  DeviceGraph& operator=(const DeviceGraph&) = delete;
+
+  // From here to end() what this thread issues to the device goes into the graph. `random` is the
+  // key that the next random op would get.
+  virtual void begin(const RandomKey& random) = 0;
+  // Throws Error if the device could not capture what it was given; the graph is then as new.
+  virtual void end() = 0;
+  // Instead of end(), and of a finished graph: forgets it, and gives its memory back.
+  virtual void abandon() noexcept = 0;
+  // The random ops draw as if `random` had been begin()'s.
+  virtual void launch(const RandomKey& random) = 0;
+
+  virtual size_t nodes() const = 0;
+  virtual size_t bytes() const = 0;    // of device memory that it holds
+  virtual uint32_t draws() const = 0;  // random ops, different keys counted
+
+  // As the backend's, with arguments that each replay asks for anew.
+  virtual void sgd_step(std::span<const OptimizerSegment> segments,
+                        std::function<SgdArgs()> args) = 0;
+  virtual void adam_step(std::span<const OptimizerSegment> segments,
+                         std::function<AdamArgs()> args) = 0;
+
+  // What the host has to do at each replay. All checks come first: they throw, and nothing has
+  // happened. `run` may be null.
+  void before_replay(std::function<void()> check, std::function<void()> run);
+  void run_before_replay() const;
+
+  // Of the capture under way: why its end() has to fail. The first reason counts.
+  void invalidate(std::string why);
+  const std::string& why_invalid() const { return why_invalid_; }
+
+ protected:
+  void forget();  // callbacks and reason
+
+ private:
+  struct Callback {
+    std::function<void()> check, run;
+  };
+  std::vector<Callback> callbacks_;
+  std::string why_invalid_;
+};
+
+// What a backend has that can capture.
+class Capturing {
+ public:
+  Capturing() = default;
+  virtual ~Capturing();
+  Capturing(const Capturing&) = delete;
+  Capturing& operator=(const Capturing&) = delete;
+  virtual std::unique_ptr<DeviceGraph> make_graph() = 0;
+};
+
+// The graph that this thread captures; null while there is none.
+DeviceGraph* graph_in_capture();
+void set_graph_in_capture(DeviceGraph* graph);
+
+// Throws Error if this thread captures, and spoils the capture: "`what` cannot be captured:
+// `instead`".
+void forbid_in_capture(std::string_view what, std::string_view instead);
+
+}  // namespace lockstep
