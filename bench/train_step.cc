@@ -4,6 +4,9 @@
 // communication. On a GPU the parts are when the host had issued them; "ms" is the time between the
 // device's first and last step, divided by their number.
 //
+// With --cuda-graph the step, without DataParallel, is captured once and replayed; there are no
+// parts then.
+//
 //   train_step --model cnn --batch 64 --threads 1
 //   mpirun -n 2 train_step --model mlp --batch 64 --threads 1
 #include <algorithm>
@@ -33,7 +36,7 @@ struct Settings {
   int threads = 1;
   int64_t steps = 0;
   double seconds = 6.0;
-  bool alone = false;
+  bool alone = false, cuda_graph = false;
   std::string compression = "none";
 };
 
@@ -55,6 +58,54 @@ struct Times {
   void clear() { *this = {}; }
 };
 
+std::unique_ptr<optim::Optimizer> make_optimizer(const bench::Workload& work) {
+  if (!work.sgd) return std::make_unique<optim::Adam>(work.net->parameters());
+  return std::make_unique<optim::SGD>(
+      work.net->parameters(), optim::SgdOptions{.lr = 0.05, .momentum = 0.9, .weight_decay = 5e-4});
+}
+
+// One rank's steps, captured and not; the ratio says what the host's part costs.
+void run_captured(const Settings& s) {
+  const Device device = Device::parse(s.device);
+  bench::Workload work = bench::make_workload(s.model, s.batch);
+  work.to(device);
+  const auto optimizer = make_optimizer(work);
+  const auto step = [&] {
+    optimizer->zero_grad();
+    const Tensor loss = work.loss(work.x, work.y);
+    loss.backward();
+    optimizer->step();
+    return loss.detach();
+  };
+  const auto mean_ms = [&](int64_t steps, const auto& once) {
+    backend_of(device).synchronize();
+    const auto begin = Clock::now();
+    for (int64_t i = 0; i < steps; ++i) once();
+    backend_of(device).synchronize();
+    const std::chrono::duration<double, std::milli> all = Clock::now() - begin;
+    return all.count() / static_cast<double>(steps);
+  };
+  const double rough = mean_ms(3, step);
+  const int64_t steps =
+      s.steps > 0 ? s.steps : std::max<int64_t>(8, static_cast<int64_t>(500 * s.seconds / rough));
+  const double eager = mean_ms(steps, step);
+  cuda::CUDAGraph graph;
+  Tensor loss;
+  {
+    cuda::GraphCapture capture(graph, device);
+    loss = step();
+    capture.end();
+  }
+  graph.replay();
+  const double replayed = mean_ms(steps, [&] { graph.replay(); });
+  std::printf(
+      "{\"model\": \"%s\", \"batch\": %lld, \"steps\": %lld, \"eager_ms\": %.4f, \"graph_ms\": "
+      "%.4f, "
+      "\"nodes\": %zu, \"graph_bytes\": %zu, \"loss\": %.6g}\n",
+      s.model.c_str(), static_cast<long long>(s.batch), static_cast<long long>(steps), eager,
+      replayed, graph.nodes(), graph.bytes(), loss.item());
+}
+
 void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& group) {
   const Device device = Device::parse(s.device);
   bench::Workload work = bench::make_workload(s.model, s.batch);
@@ -62,14 +113,7 @@ void run(const Settings& s, const std::shared_ptr<distributed::ProcessGroup>& gr
   distributed::DataParallel replicas(*work.net, s.alone ? distributed::make_single_group() : group,
                                      {.compression = compression(s.compression)});
   const int64_t ranks = replicas.group().size();
-  std::unique_ptr<optim::Optimizer> optimizer;
-  if (work.sgd) {
-    optimizer = std::make_unique<optim::SGD>(
-        work.net->parameters(),
-        optim::SgdOptions{.lr = 0.05, .momentum = 0.9, .weight_decay = 5e-4});
-  } else {
-    optimizer = std::make_unique<optim::Adam>(work.net->parameters());
-  }
+  const auto optimizer = make_optimizer(work);
 
   Times times;
   const auto ms = [](Clock::time_point from, Clock::time_point to) {
@@ -138,6 +182,7 @@ int main(int argc, char** argv) {
   app.add_option("--steps", s.steps, "steps to time; 0: as many as fit --seconds");
   app.add_option("--seconds", s.seconds);
   app.add_flag("--alone", s.alone, "no communication between the ranks");
+  app.add_flag("--cuda-graph", s.cuda_graph, "one rank's step, captured and replayed");
   app.add_option("--compression", s.compression)
       ->check(CLI::IsMember({"none", "bf16", "fp16", "powersgd"}));
   CLI11_PARSE(app, argc, argv);
@@ -150,7 +195,11 @@ int main(int argc, char** argv) {
       group = distributed::make_mpi_group();
     }
     manual_seed(0);
-    run(s, group);
+    if (s.cuda_graph) {
+      run_captured(s);
+    } else {
+      run(s, group);
+    }
     group.reset();
     distributed::mpi_runtime::finalize();
     return 0;
