@@ -25,12 +25,22 @@ void DeviceGraph::run_before_replay() const {
   }
 }
 
+void DeviceGraph::after_replay(std::function<void()> run) { after_.push_back(std::move(run)); }
+
+void DeviceGraph::run_after_replay() const {
+  for (const auto& run : after_) run();
+}
+
+void DeviceGraph::skip_updates_if(std::shared_ptr<Skip> skip) { skip_ = std::move(skip); }
+
 void DeviceGraph::invalidate(std::string why) {
   if (why_invalid_.empty()) why_invalid_ = std::move(why);
 }
 
 void DeviceGraph::forget() {
   callbacks_.clear();
+  after_.clear();
+  skip_.reset();
   why_invalid_.clear();
 }
 

@@ -43,10 +43,25 @@ class DeviceGraph {
   virtual void adam_step(std::span<const OptimizerSegment> segments,
                          std::function<AdamArgs()> args) = 0;
 
+  // float32 of no dimensions on the device, which a replay finds to be what `now` says then. For
+  // ops of this capture only.
+  virtual Tensor value(std::function<float()> now) = 0;
+
+  // Whether a replay makes the updates that are recorded from now on.
+  struct Skip {
+    Tensor flag;           // float32 on the device: if not 0, it does not
+    bool skipped = false;  // by the last replay, as far as somebody has looked
+  };
+  void skip_updates_if(std::shared_ptr<Skip> skip);  // null: it does
+  const std::shared_ptr<Skip>& skip() const { return skip_; }
+
   // What the host has to do at each replay. All checks come first: they throw, and nothing has
   // happened. `run` may be null.
   void before_replay(std::function<void()> check, std::function<void()> run);
   void run_before_replay() const;
+  // What it has to do behind it, in this order; may wait.
+  void after_replay(std::function<void()> run);
+  void run_after_replay() const;
 
   // Of the capture under way: why its end() has to fail. The first reason counts.
   void invalidate(std::string why);
@@ -60,6 +75,8 @@ class DeviceGraph {
     std::function<void()> check, run;
   };
   std::vector<Callback> callbacks_;
+  std::vector<std::function<void()>> after_;
+  std::shared_ptr<Skip> skip_;
   std::string why_invalid_;
 };
 

@@ -83,6 +83,7 @@ void CUDAGraph::replay() {
   graph_->launch(key_of(state));
   state.ordinal += ordinals_;
   set_random_state(state);
+  graph_->run_after_replay();
 }
 
 void CUDAGraph::reset() noexcept {

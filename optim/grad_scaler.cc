@@ -27,10 +27,22 @@ GradScaler::GradScaler(const LossScaleOptions& options, bool enabled)
 
 Tensor GradScaler::scale(const Tensor& output) {
   if (!enabled_) return output;
-  forbid_in_capture("GradScaler::scale()",
-                    "the scale is a number of the host. bfloat16 needs no GradScaler");
   scaled_ = true;
+  if (DeviceGraph* const graph = graph_in_capture()) return scale_captured(*graph, output);
   return mul(output, scale_.value());
+}
+
+// By a number on the device: the bits are those of one of the host's.
+Tensor GradScaler::scale_captured(DeviceGraph& graph, const Tensor& output) const {
+  if (size_of(output.dtype()) < 4) {
+    forbid_in_capture("GradScaler::scale() of 16 bits", "scale the loss in float32");
+  }
+  graph.before_replay(
+      [alive = std::weak_ptr<const int>(alive_.token)] {
+        check<Error>(!alive.expired(), "[cuda graph] the captured step's GradScaler is gone");
+      },
+      nullptr);
+  return mul(output, graph.value([this] { return static_cast<float>(scale_.value()); }));
 }
 
 std::vector<Tensor> GradScaler::scale(const std::vector<Tensor>& outputs) {
@@ -54,6 +66,10 @@ void GradScaler::unscale_(const Optimizer& optimizer) {
                "unscale_() has already been called on this optimizer since the last update().");
   check<Error>(state.stage != Stage::kStepped, "unscale_() is being called after step().");
   const autograd::NoGrad no_grad;
+  if (DeviceGraph* const graph = graph_in_capture()) {
+    unscale_captured(*graph, optimizer, state);
+    return;
+  }
   const auto inverse = static_cast<float>(1.0 / scale_.value());
   for (const Tensor& p : optimizer.parameters()) {
     const Tensor gradient = p.grad();
@@ -64,6 +80,27 @@ void GradScaler::unscale_(const Optimizer& optimizer) {
     if (inverse != 1.0f) gradient.mul_(inverse);
   }
   state.stage = Stage::kUnscaled;
+}
+
+// Zero times what is not finite is NaN.
+void GradScaler::unscale_captured(DeviceGraph& graph, const Optimizer& optimizer,
+                                  OptimizerState& state) const {
+  const Tensor inverse = graph.value([this] { return static_cast<float>(1.0 / scale_.value()); });
+  Tensor zero;
+  for (const Tensor& p : optimizer.parameters()) {
+    const Tensor gradient = p.grad();
+    if (!gradient.defined()) continue;
+    check(gradient.dtype() != DType::kFloat16, "Attempting to unscale FP16 gradients.");
+    const Tensor own = sum(mul(gradient, 0.0)).to(DType::kFloat32);
+    zero = zero.defined() ? add(zero, own) : own;
+    gradient.mul_(inverse);
+  }
+  state.stage = Stage::kUnscaled;
+  if (!zero.defined()) return;
+  state.checked = true;
+  state.skip = std::make_shared<DeviceGraph::Skip>();
+  state.skip->flag = ne(zero, zero).to(DType::kFloat32);
+  graph.after_replay([skip = state.skip] { skip->skipped = skip->flag.item() != 0.0; });
 }
 
 bool GradScaler::step(Optimizer& optimizer) {
@@ -77,7 +114,13 @@ bool GradScaler::step(Optimizer& optimizer) {
   if (optimizers_[&optimizer].stage == Stage::kReady) unscale_(optimizer);
   OptimizerState& state = optimizers_[&optimizer];
   check<Error>(state.checked, "No inf checks were recorded for this optimizer.");
-  if (!state.found_inf) optimizer.step();
+  if (DeviceGraph* const graph = graph_in_capture()) {
+    graph->skip_updates_if(state.skip);
+    optimizer.step();
+    graph->skip_updates_if(nullptr);
+  } else if (!state.found_inf) {
+    optimizer.step();
+  }
   state.stage = Stage::kStepped;
   return !state.found_inf;
 }
@@ -90,13 +133,28 @@ void GradScaler::update() {
                        [&](const auto& entry) { return entry.second.*flag; });
   };
   check<Error>(any(&OptimizerState::checked), "No inf checks were recorded prior to update.");
-  scale_.update(any(&OptimizerState::found_inf));
+  if (DeviceGraph* const graph = graph_in_capture()) {
+    update_captured(*graph);
+  } else {
+    scale_.update(any(&OptimizerState::found_inf));
+  }
   optimizers_.clear();
+}
+
+void GradScaler::update_captured(DeviceGraph& graph) {
+  std::vector<std::shared_ptr<const DeviceGraph::Skip>> all;
+  for (const auto& [optimizer, state] : optimizers_) {
+    if (state.skip) all.push_back(state.skip);
+  }
+  graph.after_replay([this, all = std::move(all)] {
+    scale_.update(std::any_of(all.begin(), all.end(), [](const auto& s) { return s->skipped; }));
+  });
 }
 
 void GradScaler::update(double new_scale) {
   if (!enabled_) return;
   check_scaled("update");
+  forbid_in_capture("GradScaler::update() to a given scale", "call it between the replays");
   scale_.set(new_scale);
   optimizers_.clear();
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,9 @@ class GradScaler {
   // factors that would not grow or not back off.
   explicit GradScaler(const LossScaleOptions& options = {}, bool enabled = true);
 
+  // In a capture (engine/cuda_graph.h) all of an iteration's calls are made; a replay takes the
+  // scale as it is then, skips the step by itself, waits, and adapts the scale. 16-bit outputs
+  // cannot be captured.
   Tensor scale(const Tensor& output);
   std::vector<Tensor> scale(const std::vector<Tensor>& outputs);
 
@@ -43,7 +47,7 @@ class GradScaler {
   // Throws ValueError on gradients of float16: parameters are float32.
   void unscale_(const Optimizer& optimizer);
   // unscale_() if that has not happened; then the optimizer's step(), unless something was not
-  // finite. Returns whether the optimizer made its step.
+  // finite. Returns whether the optimizer made its step; true in a capture.
   bool step(Optimizer& optimizer);
   // After the last step() of an iteration: adapts the scale to what unscale_() has found.
   void update();
@@ -70,13 +74,28 @@ class GradScaler {
     Stage stage = Stage::kReady;
     bool checked = false;  // there were gradients to look at
     bool found_inf = false;
+    std::shared_ptr<DeviceGraph::Skip> skip;  // of a captured step
   };
+  // Of one object only: copies have their own.
+  struct Alive {
+    std::shared_ptr<const int> token = std::make_shared<int>();
+    Alive() = default;
+    ~Alive() = default;
+    Alive(const Alive&) : Alive() {}
+    // NOLINTNEXTLINE(bugprone-unhandled-self-assignment): every assignment does nothing
+    Alive& operator=(const Alive&) { return *this; }
+  };
+  Tensor scale_captured(DeviceGraph& graph, const Tensor& output) const;
+  void unscale_captured(DeviceGraph& graph, const Optimizer& optimizer,
+                        OptimizerState& state) const;
+  void update_captured(DeviceGraph& graph);
   void check_scaled(const char* function) const;
 
   LossScale scale_;
   bool enabled_;
   bool scaled_ = false;                                    // scale() has been called
   std::map<const Optimizer*, OptimizerState> optimizers_;  // since the last update
+  Alive alive_;
 };
 
 }  // namespace lockstep::optim

@@ -91,6 +91,12 @@ void Optimizer::watch_replays(DeviceGraph& graph, std::vector<OptimizerSegment> 
   const auto count = [updated] {
     for (const auto& [parameter, state] : updated) ++state->steps;
   };
+  if (counts && graph.skip()) {
+    graph.after_replay([updated, skip = graph.skip()] {
+      if (!skip->skipped) return;
+      for (const auto& [parameter, state] : updated) --state->steps;
+    });
+  }
   graph.before_replay(unchanged, counts ? std::function<void()>(count) : nullptr);
 }
 

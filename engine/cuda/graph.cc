@@ -7,6 +7,7 @@
 #include "lockstep/engine/cuda/status.h"
 #include "lockstep/engine/optimizer_math.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
 
 namespace lockstep::cuda {
 namespace {
@@ -19,7 +20,7 @@ constexpr size_t kSlotAlignment = 16;
 CudaGraph::CudaGraph(Captures& captures) : captures_(captures) {}
 
 void CudaGraph::begin(const RandomKey& random) {
-  memory_ = std::make_shared<GraphMemory>(captures_.memory_);
+  memory_ = captures_.make_memory();
   begun_ = random;
   random_ = add_slot(sizeof(RandomKey));
   captures_.start(*this);
@@ -46,11 +47,8 @@ void CudaGraph::abandon() noexcept {
     if (graph != nullptr) cudaGraphDestroy(graph);
     captures_.finish();
   }
-  if (memory_) {
-    for (const auto& chunk : chunks_) memory_->give_back(chunk->device);
-  }
-  captures_.bury({std::exchange(executable_, nullptr), std::move(memory_)});
   chunks_.clear();
+  captures_.bury({std::exchange(executable_, nullptr), std::move(memory_)});
   fill_slots_.clear();
   draws_.clear();
   nodes_ = 0;
@@ -69,13 +67,14 @@ void CudaGraph::launch(const RandomKey& random) {
   check_cuda(cudaGraphLaunch(executable_, captures_.stream_), "cudaGraphLaunch");
 }
 
+CudaGraph::Chunk::Chunk(Captures& captures, void* memory)
+    : owner(captures), device(memory), host(kChunkBytes) {}
+CudaGraph::Chunk::~Chunk() { owner.deallocate(device, kChunkBytes); }
+
 CudaGraph::Slot CudaGraph::add_slot(size_t bytes) {
   const size_t size = (bytes + kSlotAlignment - 1) / kSlotAlignment * kSlotAlignment;
   if (chunks_.empty() || chunks_.back()->used + size > kChunkBytes) {
-    auto chunk = std::make_unique<Chunk>();
-    chunk->device = memory_->allocate(kChunkBytes);
-    chunk->host.resize(kChunkBytes);
-    chunks_.push_back(std::move(chunk));
+    chunks_.push_back(std::make_shared<Chunk>(captures_, memory_->allocate(kChunkBytes)));
   }
   Chunk& chunk = *chunks_.back();
   const Slot slot{static_cast<std::byte*>(chunk.device) + chunk.used,
@@ -94,7 +93,18 @@ MathSlots CudaGraph::add_math(std::function<Args()> args) {
     std::memcpy(narrow.host, &of_float, sizeof of_float);
     std::memcpy(wide.host, &of_double, sizeof of_double);
   });
-  return {narrow.device, wide.device};
+  const float* const flag = skip() ? skip()->flag.template data<float>() : nullptr;
+  return {narrow.device, wide.device, flag};
+}
+
+Tensor CudaGraph::value(std::function<float()> now) {
+  const Slot slot = add_slot(sizeof(float));
+  fill_slots_.push_back([slot, now = std::move(now)] {
+    const float is = now();
+    std::memcpy(slot.host, &is, sizeof is);
+  });
+  return from_memory(slot.device, {}, DType::kFloat32, chunks_.back(),
+                     {DeviceType::kCuda, static_cast<int16_t>(captures_.device_)});
 }
 
 void CudaGraph::sgd_step(std::span<const OptimizerSegment> segments,
@@ -126,12 +136,15 @@ RandomKey CudaGraph::relative(const RandomKey& key) {
 
 std::unique_ptr<DeviceGraph> Captures::make_graph() { return std::make_unique<CudaGraph>(*this); }
 
+std::shared_ptr<GraphMemory> Captures::make_memory() {
+  const std::lock_guard lock(mutex_);
+  return graphs_.emplace_back(std::make_shared<GraphMemory>(memory_));
+}
+
 void Captures::start(CudaGraph& graph) {
   check_cuda(cudaSetDevice(device_), "cudaSetDevice");
   const std::lock_guard lock(mutex_);
   check<Error>(current_.load() == nullptr, "[cuda graph] another thread captures cuda:{}", device_);
-  std::erase_if(graphs_, [](const auto& memory) { return memory->is_empty(); });
-  graphs_.push_back(graph.memory_);
   check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
              "cudaStreamBeginCapture");
   thread_ = std::this_thread::get_id();
@@ -192,7 +205,8 @@ bool Captures::deallocate(void* data, size_t bytes) noexcept {
   }
   const bool taken = std::any_of(graphs_.begin(), graphs_.end(),
                                  [&](const auto& memory) { return memory->give_back(data); });
-  std::erase_if(graphs_, [](const auto& memory) { return memory->is_empty(); });
+  std::erase_if(graphs_,
+                [](const auto& memory) { return memory.use_count() == 1 && memory->is_empty(); });
   return taken;
 }
 

@@ -40,6 +40,8 @@ class CudaGraph final : public DeviceGraph {
   void adam_step(std::span<const OptimizerSegment> segments,
                  std::function<AdamArgs()> args) override;
 
+  Tensor value(std::function<float()> now) override;
+
   // -- while it captures
   void* allocate(size_t bytes) { return memory_->allocate(bytes); }
   // What lies between begin()'s key and this one; throws Error if not only ordinals do.
@@ -53,7 +55,12 @@ class CudaGraph final : public DeviceGraph {
     std::byte* host = nullptr;
   };
   struct Chunk {
-    void* device = nullptr;
+    Chunk(Captures& captures, void* memory);
+    ~Chunk();
+    Chunk(const Chunk&) = delete;
+    Chunk& operator=(const Chunk&) = delete;
+    Captures& owner;
+    void* const device;
     std::vector<std::byte> host;
     size_t used = 0;
   };
@@ -67,7 +74,7 @@ class CudaGraph final : public DeviceGraph {
   bool capturing_ = false;
   cudaGraphExec_t executable_ = nullptr;
   size_t nodes_ = 0;
-  std::vector<std::unique_ptr<Chunk>> chunks_;
+  std::vector<std::shared_ptr<Chunk>> chunks_;
   std::vector<std::function<void()>> fill_slots_;
   RandomKey begun_;
   Slot random_;
@@ -96,6 +103,7 @@ class Captures {
 
  private:
   friend class CudaGraph;
+  std::shared_ptr<GraphMemory> make_memory();
   void start(CudaGraph& graph);
   void finish() noexcept;
   // What a graph leaves behind; after the capture, if there is one.

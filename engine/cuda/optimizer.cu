@@ -68,8 +68,9 @@ __device__ void step_part(const OptimizerSegment& s, const Part& part, const Mat
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    sgd_kernel(const Batch batch, const SgdMath<T> given, const SgdMath<T>* slot) {
+__global__ void __launch_bounds__(kThreads) sgd_kernel(const Batch batch, const SgdMath<T> given,
+                                                       const SgdMath<T>* slot, const float* skip) {
+  if (skip && *skip != 0.0f) return;
   const SgdMath<T> math = slot ? *slot : given;
   const Part part = part_of(batch, kStepTile);
   const OptimizerSegment s = batch.segments[part.segment];
@@ -82,7 +83,9 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    adam_kernel(const Batch batch, const AdamMath<T> given, const AdamMath<T>* slot) {
+    adam_kernel(const Batch batch, const AdamMath<T> given, const AdamMath<T>* slot,
+                const float* skip) {
+  if (skip && *skip != 0.0f) return;
   const AdamMath<T> math = slot ? *slot : given;
   const Part part = part_of(batch, kStepTile);
   const OptimizerSegment s = batch.segments[part.segment];
@@ -163,7 +166,7 @@ void for_batches(const char* op, std::span<const OptimizerSegment> segments, int
 }
 
 // Every kernel's arguments fit into the 4 KiB that any device takes.
-static_assert(sizeof(Batch) + sizeof(AdamMath<double>) + sizeof(void*) <= 4096);
+static_assert(sizeof(Batch) + sizeof(AdamMath<double>) + 2 * sizeof(void*) <= 4096);
 
 }  // namespace
 
@@ -172,7 +175,7 @@ void sgd_step(cudaStream_t stream, std::span<const OptimizerSegment> segments, c
   for_batches("sgd", segments, kStepTile, [&](const Batch& batch, int64_t tiles, auto type) {
     using T = decltype(type);
     launch(stream, tiles, kThreads, sgd_kernel<T>, batch, SgdMath<T>(args),
-           slot_of<SgdMath<T>, T>(slots));
+           slot_of<SgdMath<T>, T>(slots), slots.skip);
   });
 }
 
@@ -181,7 +184,7 @@ void adam_step(cudaStream_t stream, std::span<const OptimizerSegment> segments,
   for_batches("adam", segments, kStepTile, [&](const Batch& batch, int64_t tiles, auto type) {
     using T = decltype(type);
     launch(stream, tiles, kThreads, adam_kernel<T>, batch, AdamMath<T>(args),
-           slot_of<AdamMath<T>, T>(slots));
+           slot_of<AdamMath<T>, T>(slots), slots.skip);
   });
 }
 

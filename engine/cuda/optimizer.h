@@ -14,6 +14,7 @@ namespace lockstep::cuda {
 struct MathSlots {
   const void* of_float = nullptr;
   const void* of_double = nullptr;
+  const float* skip = nullptr;  // if it is not 0 then, nothing is done
 };
 
 void sgd_step(cudaStream_t stream, std::span<const OptimizerSegment> segments, const SgdArgs& args,

@@ -177,6 +177,61 @@ TEST(CudaGraph, AdamWOfTwoGroupsToo) {
   });
 }
 
+// Losses, scales and what is left after steps of which the fourth overflows, and later ones with
+// twice the scale.
+std::vector<double> after_scaled_training(const MakeOptimizer& make, bool captured) {
+  manual_seed(6);
+  Training training(make);
+  optim::GradScaler scaler({.init_scale = 1e10, .growth_interval = 2});
+  const Tensor boost = ones({}, {.device = kCuda});
+  const auto step = [&] {
+    training.optimizer->zero_grad();
+    const Tensor loss = cross_entropy(training.net.forward(training.x), training.y);
+    scaler.scale(loss * boost).backward();
+    scaler.step(*training.optimizer);
+    scaler.update();
+    return loss.detach();
+  };
+  cuda::CUDAGraph graph;
+  Tensor loss;
+  std::vector<double> all;
+  for (int64_t i = 0; i < 8; ++i) {
+    training.prepare(i);
+    boost.fill_(i == 3 ? 1e30 : 1.0);
+    if (captured && i == 1) {
+      cuda::GraphCapture capture(graph);
+      loss = step();
+      capture.end();
+    }
+    if (captured && i > 0) {
+      graph.replay();
+    } else {
+      loss = step();
+    }
+    all.push_back(loss.item());
+    all.push_back(scaler.get_scale());
+    all.push_back(scaler.state_dict().at("_growth_tracker"));
+  }
+  training.append_to(all);
+  return all;
+}
+
+TEST(CudaGraph, GradScalerSkipsAndAdapts) {
+  const MakeOptimizer optimizers[] = {[](const std::vector<Tensor>& parameters) {
+                                        return std::make_unique<optim::SGD>(
+                                            parameters, optim::SgdOptions{.momentum = 0.9});
+                                      },
+                                      [](const std::vector<Tensor>& parameters) {
+                                        return std::make_unique<optim::Adam>(parameters);
+                                      }};
+  for (const MakeOptimizer& make : optimizers) {
+    const auto expected = after_scaled_training(make, false);
+    EXPECT_EQ(expected[3 * 2 + 1], 2e10f) << "has grown";
+    EXPECT_EQ(expected[3 * 3 + 1], 1e10f) << "has backed off";
+    EXPECT_EQ(after_scaled_training(make, true), expected);
+  }
+}
+
 Tensor dropped(const Tensor& x) { return dropout(dropout(x, 0.5, true), 0.2, true); }
 
 TEST(CudaGraph, RandomNumbersAreThoseOfTheScopeAroundTheReplay) {
@@ -333,7 +388,7 @@ TEST(CudaGraph, WhatCannotBeCapturedSaysSo) {
   refused([&] { transfers_of(kCuda)->allocate_pinned(64); }, "memory of the host");
   refused([&] { index_select(x, 0, index); }, "checked on the host cannot be captured");
   refused([&] { backend_of(kCuda).record_event()->wait_on_host(); }, "wait_on_host()");
-  refused([&] { optim::GradScaler().scale(x); }, "GradScaler::scale() cannot be captured");
+  refused([&] { optim::GradScaler().scale(x.to(DType::kFloat16)); }, "of 16 bits cannot be");
   refused(
       [&] {
         const RandomScope scope(3, 4);
