@@ -1,6 +1,7 @@
 // The scopes in which DataParallel adds up gradients before it reduces them.
 #include "lockstep/distributed/data_parallel.h"
 #include "lockstep/distributed/shard_buffers.h"
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::distributed {
@@ -13,6 +14,10 @@ DataParallel::Accumulation DataParallel::accumulate(data::Step& step) {
 
 DataParallel::Accumulation::Accumulation(DataParallel& replicas, data::Step& step)
     : replicas_(replicas), step_(step) {
+  forbid_in_capture(
+      "a step of DataParallel",
+      "the host reads its trailers before the optimizer's step. Capture a step of one "
+      "rank, without DataParallel");
   check(!step.micros.empty() && step.global_samples > 0,
         "[data_parallel] step {} has {} micro-batches and {} samples", step.index,
         step.micros.size(), step.global_samples);

@@ -15,6 +15,7 @@
 #include "lockstep/engine/arithmetic.h"
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/exception_text.h"
@@ -168,6 +169,10 @@ void DataParallel::synchronize_buffers(int root) {
 }
 
 void DataParallel::backward(const Tensor& loss, int64_t samples) {
+  forbid_in_capture(
+      "backward() of DataParallel",
+      "the host reads its trailers before the optimizer's step. Capture a step of one "
+      "rank, without DataParallel");
   Accumulation* const scope = accumulation_;
   check<Error>(scope != nullptr || !plan_,
                "[data_parallel] backward() outside accumulate() has no virtual shards, which "
