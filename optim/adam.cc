@@ -73,7 +73,7 @@ void Adam::step() {
       }
       const State* const counted = update.updated.front().second;
       graph->adam_step(update.segments, [this, g, counted] { return args(g, counted->steps); });
-      watch_replays(*graph, std::move(update.segments), std::move(update.updated), true);
+      watch_replays(*graph, std::move(update.segments), update.updated, true);
     }
   }
 }

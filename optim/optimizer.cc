@@ -71,7 +71,7 @@ void Optimizer::forbid_first_step() {
 }
 
 void Optimizer::watch_replays(DeviceGraph& graph, std::vector<OptimizerSegment> segments,
-                              Updated updated, bool counts) {
+                              const Updated& updated, bool counts) {
   const std::weak_ptr<const int> alive = alive_;
   const auto unchanged = [alive, segments = std::move(segments), updated] {
     check<Error>(!alive.expired(), "[cuda graph] an optimizer of the captured step is gone");

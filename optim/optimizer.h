@@ -64,8 +64,8 @@ class Optimizer {
   // Of a captured update: replays throw Error if this optimizer is gone, or the parameters or
   // states are in other memory than now; then, if it `counts`, the states' steps go on by one.
   using Updated = std::vector<std::pair<Tensor, State*>>;  // as the segments
-  void watch_replays(DeviceGraph& graph, std::vector<OptimizerSegment> segments, Updated updated,
-                     bool counts);
+  void watch_replays(DeviceGraph& graph, std::vector<OptimizerSegment> segments,
+                     const Updated& updated, bool counts);
 
   // For states(): each parameter's, with the names of its buffers.
   template <typename Group>

@@ -58,7 +58,7 @@ void SGD::step() {
     }
     if (graph != nullptr && !later.empty()) {
       graph->sgd_step(later, [this, g] { return args(g); });
-      watch_replays(*graph, std::move(later), std::move(updated), false);
+      watch_replays(*graph, std::move(later), updated, false);
       graph->before_replay(
           [this, g, had = o.momentum != 0] {
             check<Error>((groups_[g].options.momentum != 0) == had,

@@ -99,7 +99,7 @@ MathSlots CudaGraph::add_math(std::function<Args()> args) {
 
 Tensor CudaGraph::value(std::function<float()> now) {
   const Slot slot = add_slot(sizeof(float));
-  fill_slots_.push_back([slot, now = std::move(now)] {
+  fill_slots_.emplace_back([slot, now = std::move(now)] {
     const float is = now();
     std::memcpy(slot.host, &is, sizeof is);
   });
