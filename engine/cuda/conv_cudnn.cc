@@ -1,17 +1,16 @@
-#include <algorithm>
-#include <map>
-#include <memory>
-#include <mutex>
+#include <array>
+#include <initializer_list>
+#include <span>
 
 #include <fmt/format.h>
 
 #include "lockstep/engine/cuda/conv_plan.h"
+#include "lockstep/engine/cuda/cudnn_device.h"
 #include "lockstep/engine/cuda/libraries.h"
 #include "lockstep/engine/cuda/reduction.h"
-#include "lockstep/engine/cuda/status.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
-// Convolutions by cuDNN: the plans found so far, and their execution.
+// Convolutions by cuDNN.
 namespace lockstep::cuda {
 namespace {
 
@@ -47,59 +46,24 @@ ConvProblem problem_of(ConvPass pass, const Tensor& x, const Tensor& w, const Te
   return p;
 }
 
-// One device's cuDNN: a handle, and a plan for every problem seen, or that there is none.
-class Convolutions {
- public:
-  bool run(cudaStream_t stream, const ConvProblem& problem, const Tensor& x, const Tensor& w,
-           const Tensor& y, const Tensor& bias) {
-    const std::lock_guard lock(mutex_);
-    use(stream);
-    auto found = plans_.find(problem);
-    if (found == plans_.end()) {
-      found = plans_.emplace(problem, plan_convolution(problem, {.handle = handle_})).first;
-    }
-    const std::optional<CudnnPlan>& plan = found->second;
-    if (!plan) return false;
-    // Freed when it goes, and used again by what is issued later to the same stream.
-    const Tensor workspace =
-        empty_dense({static_cast<int64_t>(plan->workspace_bytes())}, DType::kUInt8, x.device());
-    const std::array<int64_t, 4> ids = {kConvX, kConvW, kConvY, kConvBias};
-    const std::array<void*, 4> data = {x.data_ptr(), w.data_ptr(), y.data_ptr(),
-                                       bias.defined() ? bias.data_ptr() : nullptr};
-    const size_t count = bias.defined() ? 4 : 3;
-    plan->execute(handle_, std::span(ids).first(count), std::span(data).first(count),
-                  workspace.data_ptr());
-    return true;
-  }
-
- private:
-  void use(cudaStream_t stream) {
-    if (!handle_) check_cudnn(cudnn().create(&handle_), "cudnnCreate");
-    if (stream == stream_) return;
-    check_cudnn(cudnn().set_stream(handle_, stream), "cudnnSetStream");
-    stream_ = stream;
-  }
-
-  std::mutex mutex_;
-  cudnnHandle_t handle_ = nullptr;  // kept as long as the process
-  cudaStream_t stream_ = nullptr;   // the handle's
-  std::map<ConvProblem, std::optional<CudnnPlan>> plans_;
-};
-
 bool run(ConvPass pass, cudaStream_t stream, const Tensor& x, const Tensor& w, const Tensor& y,
          const Tensor& bias, const Conv2dParams& params) {
   if (x.dtype() == DType::kFloat64 || x.numel() == 0 || w.numel() == 0 || y.numel() == 0) {
     return false;
   }
   if (!find_cudnn()) return false;
-  static auto* devices = new std::map<int, Convolutions>;  // outlives every static tensor
-  static std::mutex mutex;
-  Convolutions* convolutions = nullptr;
-  {
-    const std::lock_guard lock(mutex);
-    convolutions = &(*devices)[x.device().index];
-  }
-  return convolutions->run(stream, problem_of(pass, x, w, y, bias, params), x, w, y, bias);
+  static auto* plans = new CudnnPlans<ConvProblem>(plan_convolution);  // outlives static tensors
+  const CudnnPlan* const plan = plans->find(x.device(), problem_of(pass, x, w, y, bias, params));
+  if (!plan) return false;
+  const std::array<CudnnArgument, 4> arguments = {{
+      {kConvX, x.data_ptr()},
+      {kConvW, w.data_ptr()},
+      {kConvY, y.data_ptr()},
+      {kConvBias, bias.defined() ? bias.data_ptr() : nullptr},
+  }};
+  CudnnDevice::of(x.device())
+      .execute(stream, *plan, std::span(arguments).first(bias.defined() ? 4 : 3));
+  return true;
 }
 
 }  // namespace

@@ -7,19 +7,6 @@ constexpr size_t kMostWorkspaceBytes = size_t{256} << 20;
 
 using Sizes = std::array<int64_t, 4>;
 
-std::optional<cudnnDataType_t> type_of(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return CUDNN_DATA_FLOAT;
-    case DType::kBFloat16:
-      return CUDNN_DATA_BFLOAT16;
-    case DType::kFloat16:
-      return CUDNN_DATA_HALF;
-    default:
-      return std::nullopt;
-  }
-}
-
 bool is_acceptable(DType dtype, cudnnBackendNumericalNote_t note) {
   const bool wide = dtype == DType::kFloat32;
   switch (note) {
@@ -117,9 +104,7 @@ bool finalize_all(std::initializer_list<CudnnDescriptor*> descriptors) {
 std::optional<CudnnPlan> plan_convolution(const ConvProblem& p, const CudnnTarget& target) {
   const auto type = type_of(p.dtype);
   if (!type) return std::nullopt;
-  const auto acceptable = [&](cudnnBackendNumericalNote_t note) {
-    return is_acceptable(p.dtype, note);
-  };
+  const auto acceptable = [&](cudnnBackendNumericalNote_t note) { return is_acceptable(p.dtype, note); };
   const Storage storage = p.channels_last ? Storage::kChannelsLast : Storage::kContiguous;
   CudnnDescriptor x = describe_tensor(kConvX, p.x, storage, *type, p.alignment);
   CudnnDescriptor w = describe_tensor(kConvW, p.w, Storage::kContiguous, *type, p.alignment);

@@ -19,6 +19,7 @@
 #include "lockstep/engine/cuda/softmax.h"
 #include "lockstep/engine/cuda/sort.h"
 #include "lockstep/engine/cuda/status.h"
+#include "lockstep/engine/fused_attention.h"
 #include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/same_device.h"
@@ -46,7 +47,10 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-class CudaBackend final : public Backend, public Transfers, public Capturing {
+class CudaBackend final : public Backend,
+                          public Capturing,
+                          public FusedAttention,
+                          public Transfers {
  public:
   explicit CudaBackend(int index)
       : index_(index),
@@ -231,6 +235,27 @@ class CudaBackend final : public Backend, public Transfers, public Capturing {
     check_on_device("conv2d_weight_gradient", device(), gw, gbias, gy, x);
     if (conv2d_weight_gradient_by_library(stream(), gw, gbias, gy, x, params)) return;
     conv2d_weight_gradient_by_kernel(stream(), gw, gbias, gy, x, params);
+  }
+
+  // -- attention
+  bool can_attend(const AttentionCall& call, bool gradient) override {
+    make_current(index_);
+    return can_attend_by_library(call, gradient);
+  }
+  void attention(const Tensor& y, const Tensor& stats, const AttentionCall& call) override {
+    check_on_device("attention", device(), y, stats, call.q, call.k, call.v);
+    attention_by_library(stream(), y, stats, call);
+  }
+  void attention_gradient(const Tensor& gq, const Tensor& gk, const Tensor& gv, const Tensor& gy,
+                          const Tensor& y, const Tensor& stats,
+                          const AttentionCall& call) override {
+    check_on_device("attention_gradient", device(), gq, gk, gv, gy, y, stats, call.q, call.k,
+                    call.v);
+    attention_gradient_by_library(stream(), gq, gk, gv, gy, y, stats, call);
+  }
+  void attention_mask(const Tensor& mask, const AttentionCall& call) override {
+    check_on_device("attention_mask", device(), mask, call.q, call.k, call.v);
+    attention_mask_by_library(stream(), mask, call);
   }
 
   // -- pooling

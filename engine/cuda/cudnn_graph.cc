@@ -17,6 +17,19 @@ bool is_refusal(cudnnStatus_t status) {
 
 }  // namespace
 
+std::optional<cudnnDataType_t> type_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return CUDNN_DATA_FLOAT;
+    case DType::kBFloat16:
+      return CUDNN_DATA_BFLOAT16;
+    case DType::kFloat16:
+      return CUDNN_DATA_HALF;
+    default:
+      return std::nullopt;
+  }
+}
+
 CudnnDescriptor::CudnnDescriptor(cudnnBackendDescriptorType_t type) {
   check_cudnn(cudnn().create_descriptor(type, &descriptor_), "create a descriptor");
 }
@@ -33,7 +46,7 @@ CudnnDescriptor& CudnnDescriptor::set(cudnnBackendAttributeName_t name,
 }
 
 CudnnDescriptor& CudnnDescriptor::set(cudnnBackendAttributeName_t name,
-                                      std::initializer_list<const CudnnDescriptor*> values) {
+                                      const std::vector<const CudnnDescriptor*>& values) {
   std::vector<cudnnBackendDescriptor_t> raw;
   raw.reserve(values.size());
   for (const CudnnDescriptor* value : values) raw.push_back(value->descriptor_);
@@ -128,7 +141,7 @@ std::optional<CudnnPlan> plan_of(CudnnDescriptor config, const CudnnTarget& targ
 
 }  // namespace
 
-std::optional<CudnnPlan> choose_plan(std::initializer_list<const CudnnDescriptor*> operations,
+std::optional<CudnnPlan> choose_plan(const std::vector<const CudnnDescriptor*>& operations,
                                      const CudnnTarget& target, const Acceptable& acceptable,
                                      size_t workspace_bytes) {
   CudnnDescriptor graph(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);

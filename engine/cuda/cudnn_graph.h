@@ -2,16 +2,19 @@
 
 #include <cstdint>
 #include <functional>
-#include <initializer_list>
 #include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "lockstep/engine/cuda/cudnn_library.h"
+#include "lockstep/engine/tensor/dtype.h"
 
 // cuDNN's graphs: descriptors that describe operations on tensors, and plans that run them.
 namespace lockstep::cuda {
+
+// cuDNN's name for a dtype that it computes with: float32 and the two of 16 bits.
+std::optional<cudnnDataType_t> type_of(DType dtype);
 
 // Everything in cuDNN's graphs is one of these: made of attributes, then finalized.
 class CudnnDescriptor {
@@ -39,7 +42,7 @@ class CudnnDescriptor {
     return set(name, CUDNN_TYPE_BACKEND_DESCRIPTOR, value.descriptor_);
   }
   CudnnDescriptor& set(cudnnBackendAttributeName_t name,
-                       std::initializer_list<const CudnnDescriptor*> values);
+                       const std::vector<const CudnnDescriptor*>& values);
 
   // False where cuDNN cannot do what is described; throws Error where cuDNN itself is broken.
   bool try_finalize();
@@ -102,7 +105,7 @@ class CudnnPlan {
 // The first of the plans that cuDNN's heuristics suggest, best first, whose numerical notes are all
 // acceptable and whose workspace is at most that large. None where there is no such plan.
 std::optional<CudnnPlan> choose_plan(
-    std::initializer_list<const CudnnDescriptor*> operations, const CudnnTarget& target,
+    const std::vector<const CudnnDescriptor*>& operations, const CudnnTarget& target,
     const std::function<bool(cudnnBackendNumericalNote_t)>& acceptable, size_t workspace_bytes);
 
 }  // namespace lockstep::cuda

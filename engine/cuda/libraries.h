@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/fused_attention.h"
 #include "lockstep/engine/plugin_table.h"
 
 // What NVIDIA's libraries do for the CUDA backend. In the plugin that the tests run without a GPU,
@@ -23,6 +24,17 @@ bool conv2d_input_gradient_by_library(cudaStream_t stream, const Tensor& gx, con
 bool conv2d_weight_gradient_by_library(cudaStream_t stream, const Tensor& gw, const Tensor& gbias,
                                        const Tensor& gy, const Tensor& x,
                                        const Conv2dParams& params);
+
+// Attention as fused_attention.h says, by cuDNN, where it has plans that are deterministic:
+// bfloat16 and float16. The dropout's random numbers are cuDNN's Philox, seeded by what the key
+// draws.
+bool can_attend_by_library(const AttentionCall& call, bool gradient);
+void attention_by_library(cudaStream_t stream, const Tensor& y, const Tensor& stats,
+                          const AttentionCall& call);
+void attention_gradient_by_library(cudaStream_t stream, const Tensor& gq, const Tensor& gk,
+                                   const Tensor& gv, const Tensor& gy, const Tensor& y,
+                                   const Tensor& stats, const AttentionCall& call);
+void attention_mask_by_library(cudaStream_t stream, const Tensor& mask, const AttentionCall& call);
 
 // cuDNN's version, or what its absence means.
 std::string convolution_fact();

@@ -1,5 +1,7 @@
-# What describes convolutions to cuDNN, and runs without a device. (conv_cudnn.cc executes them.)
+# What describes attention and convolutions to cuDNN, and runs without a device. (attention_cudnn.cc
+# and conv_cudnn.cc execute them.)
 set(LOCKSTEP_CUDNN_PLAN_SOURCES
+  ${CMAKE_CURRENT_LIST_DIR}/attention_plan.cc
   ${CMAKE_CURRENT_LIST_DIR}/conv_plan.cc
   ${CMAKE_CURRENT_LIST_DIR}/cudnn_graph.cc
   ${CMAKE_CURRENT_LIST_DIR}/cudnn_library.cc)

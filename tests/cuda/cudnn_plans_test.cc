@@ -4,7 +4,6 @@
 #include <array>
 #include <ostream>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -12,30 +11,13 @@
 #include "lockstep/engine/cuda/conv_plan.h"
 #include "lockstep/engine/tensor/error.h"
 
+#include "h100.h"
+
 namespace lockstep::cuda {
 namespace {
 
-constexpr std::string_view kH100 = R"({
-  "cudaDeviceId": 0, "deviceVer": 900, "driverVer": 13000, "totalGlobalMem": 85000000000,
-  "maxGridSize": [2147483647, 65535, 65535], "maxBlockSize": [1024, 1024, 64],
-  "regsPerBlock": 65536, "multiProcessorCount": 132, "warpSize": 32,
-  "maxSharedMemoryPerBlock": 49152, "maxSharedMemoryPerBlockOptin": 232448,
-  "reservedSharedMemoryPerBlock": 1024, "maxRegistersPerSM": 65536, "maxCtasPerSM": 32,
-  "maxThreadsPerBlock": 1024, "maxThreadsPerSM": 2048, "pciDeviceId": 0, "isTccDriver": 0,
-  "supportCoopLaunch": 1, "smClockRateKHz": 1980000, "memClockRateKHz": 2619000,
-  "l2CacheSize": 52428800, "deviceName": "NVIDIA H100 80GB HBM3"})";
-
-CudnnDescriptor properties_from(std::string_view json) {
-  CudnnDescriptor properties(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR);
-  properties.set(CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
-                 static_cast<int64_t>(json.size()), json.data());
-  properties.finalize();
-  return properties;
-}
-
 std::optional<CudnnPlan> plan_on_h100(const ConvProblem& problem) {
-  static const CudnnDescriptor properties = properties_from(kH100);
-  return plan_convolution(problem, {.properties = &properties});
+  return plan_convolution(problem, h100());
 }
 
 struct Convolution {
