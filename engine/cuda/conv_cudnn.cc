@@ -8,6 +8,7 @@
 #include "lockstep/engine/cuda/cudnn_device.h"
 #include "lockstep/engine/cuda/libraries.h"
 #include "lockstep/engine/cuda/reduction.h"
+#include "lockstep/engine/matmul_precision.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 // Convolutions by cuDNN.
@@ -32,6 +33,7 @@ ConvProblem problem_of(ConvPass pass, const Tensor& x, const Tensor& w, const Te
   ConvProblem p;
   p.pass = pass;
   p.dtype = x.dtype();
+  p.tf32 = x.dtype() == DType::kFloat32 && matmul_precision() != MatmulPrecision::kHighest;
   p.x = sizes_of(x);
   p.w = sizes_of(w);
   p.y = sizes_of(y);

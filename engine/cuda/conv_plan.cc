@@ -7,15 +7,15 @@ constexpr size_t kMostWorkspaceBytes = size_t{256} << 20;
 
 using Sizes = std::array<int64_t, 4>;
 
-bool is_acceptable(DType dtype, cudnnBackendNumericalNote_t note) {
-  const bool wide = dtype == DType::kFloat32;
+bool is_acceptable(const ConvProblem& p, cudnnBackendNumericalNote_t note) {
+  const bool wide = p.dtype == DType::kFloat32;
   switch (note) {
     case CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP:
       return true;
     // Of float32, the tensor cores read 10 bits. Winograd's transforms cost some accuracy: little
     // in float32, unless tiles are large.
     case CUDNN_NUMERICAL_NOTE_TENSOR_CORE:
-      return !wide;
+      return !wide || p.tf32;
     case CUDNN_NUMERICAL_NOTE_FFT:
     case CUDNN_NUMERICAL_NOTE_WINOGRAD:
     case CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_4x4:
@@ -104,7 +104,7 @@ bool finalize_all(std::initializer_list<CudnnDescriptor*> descriptors) {
 std::optional<CudnnPlan> plan_convolution(const ConvProblem& p, const CudnnTarget& target) {
   const auto type = type_of(p.dtype);
   if (!type) return std::nullopt;
-  const auto acceptable = [&](cudnnBackendNumericalNote_t note) { return is_acceptable(p.dtype, note); };
+  const auto acceptable = [&](cudnnBackendNumericalNote_t note) { return is_acceptable(p, note); };
   const Storage storage = p.channels_last ? Storage::kChannelsLast : Storage::kContiguous;
   CudnnDescriptor x = describe_tensor(kConvX, p.x, storage, *type, p.alignment);
   CudnnDescriptor w = describe_tensor(kConvW, p.w, Storage::kContiguous, *type, p.alignment);

@@ -17,6 +17,7 @@ enum class ConvPass { kForward, kInputGradient, kWeightGradient };
 struct ConvProblem {
   ConvPass pass = ConvPass::kForward;
   DType dtype = DType::kFloat32;
+  bool tf32 = false;  // operands of float32 may be rounded to TF32
   std::array<int64_t, 4> x{}, w{}, y{};
   std::array<int64_t, 2> stride{1, 1}, padding{0, 0}, dilation{1, 1};
   bool bias = false;           // added to y; forward only
@@ -30,8 +31,8 @@ struct ConvProblem {
 // What the tensors are called in the plans.
 inline constexpr int64_t kConvX = 1, kConvW = 2, kConvY = 3, kConvBias = 4;
 
-// A plan that gives the same bits on every run, and computes float32 in float32 (no TF32). None for
-// float64, and where cuDNN has no such plan.
+// A plan that gives the same bits on every run, and computes float32 in float32 unless TF32 is
+// allowed. None for float64, and where cuDNN has no such plan.
 std::optional<CudnnPlan> plan_convolution(const ConvProblem& problem, const CudnnTarget& target);
 
 }  // namespace lockstep::cuda

@@ -122,6 +122,24 @@ TEST(CudnnPlans, ExistForTensorsThatLieAnywhere) {
   }
 }
 
+// With --matmul-precision high: at most as exact as TF32 is, and on the tensor cores.
+TEST(CudnnPlans, UseTf32OnlyWhereItIsAllowed) {
+  const Convolution convolution{"resnet_64", 32, 64, 32, 32, 64, {3, 3}, kOne, kOne};
+  for (const bool channels_last : {false, true}) {
+    for (const ConvPass pass : kPasses) {
+      ConvProblem problem = problem_of(convolution, pass, DType::kFloat32, channels_last);
+      const auto exact = plan_on_h100(problem);
+      problem.tf32 = true;
+      const auto rounded = plan_on_h100(problem);
+      ASSERT_TRUE(exact && rounded);
+      EXPECT_FALSE(has(*exact, CUDNN_NUMERICAL_NOTE_TENSOR_CORE));
+      EXPECT_TRUE(has(*rounded, CUDNN_NUMERICAL_NOTE_TENSOR_CORE));
+      EXPECT_FALSE(has(*rounded, CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS));
+      EXPECT_FALSE(has(*rounded, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC));
+    }
+  }
+}
+
 TEST(CudnnPlans, AreNoneForFloat64AndWhatIsNoConvolution) {
   ASSERT_TRUE(plan_on_h100(problem_of(kSmall, ConvPass::kForward, DType::kFloat32, false)));
   EXPECT_FALSE(plan_on_h100(problem_of(kSmall, ConvPass::kForward, DType::kFloat64, false)));
