@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "lockstep/engine/cuda/attention_plan.h"
+#include "lockstep/engine/cuda/attention_rules.h"
 #include "lockstep/engine/cuda/cudnn_device.h"
 #include "lockstep/engine/cuda/libraries.h"
 #include "lockstep/engine/tensor/check.h"
@@ -51,6 +52,12 @@ const CudnnPlan* find_plan(Device device, const AttentionProblem& problem) {
   return plans->find(device, problem);
 }
 
+// Older kernels make NaN of -inf.
+float hidden_score() {
+  return cudnn().version() < 91000 ? std::numeric_limits<float>::lowest()
+                                   : -std::numeric_limits<float>::infinity();
+}
+
 // Keeps what the numbers and the random ones' seed lie in while the work is issued.
 class Arguments {
  public:
@@ -58,7 +65,8 @@ class Arguments {
       : call_(call),
         scale_(static_cast<float>(call.scale)),
         keep_(static_cast<float>(1 - call.dropout)),
-        keep_scale_(static_cast<float>(1 / (1 - call.dropout))) {
+        keep_scale_(static_cast<float>(1 / (1 - call.dropout))),
+        hidden_(hidden_score()) {
     add(kAttentionQ, call.q);
     add(kAttentionK, call.k);
     add(kAttentionV, call.v);
@@ -91,8 +99,7 @@ class Arguments {
   }
 
   const AttentionCall& call_;
-  float scale_, keep_, keep_scale_;
-  float hidden_ = -std::numeric_limits<float>::infinity();
+  float scale_, keep_, keep_scale_, hidden_;
   Tensor seed_;
   std::vector<CudnnArgument> all_;
 };
@@ -105,7 +112,7 @@ Tensor rows_of(const AttentionCall& call) {
 }  // namespace
 
 bool can_attend_by_library(const AttentionCall& call, bool gradient) {
-  if (!find_cudnn()) return false;
+  if (!may_attend(call, gradient) || !find_cudnn()) return false;
   const Device device = call.q.device();
   return find_plan(device, problem_of(AttentionPass::kForward, call)) &&
          (!gradient || find_plan(device, problem_of(AttentionPass::kGradient, call)));

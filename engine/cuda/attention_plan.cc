@@ -18,9 +18,6 @@ bool is_acceptable(cudnnBackendNumericalNote_t note) {
   return note == CUDNN_NUMERICAL_NOTE_TENSOR_CORE || note == CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP;
 }
 
-// cuDNN's kernels read 16 bytes at a time, and the wider ones are not for every GPU.
-bool is_possible(int64_t width) { return width % 8 == 0 && width <= 128; }
-
 Sizes contiguous(const Sizes& s) { return {s[1] * s[2] * s[3], s[2] * s[3], s[3], 1}; }
 // The same memory with the last two dimensions exchanged.
 Sizes transposed(const Sizes& s) { return {s[0], s[1], s[3], s[2]}; }
@@ -276,7 +273,7 @@ void describe_gradient(Graph& g, const AttentionProblem& p) {
 
 std::optional<CudnnPlan> plan_attention(const AttentionProblem& p, const CudnnTarget& target) {
   const bool half = p.dtype == DType::kBFloat16 || p.dtype == DType::kFloat16;
-  if (!half || !is_possible(p.width) || !is_possible(p.value_width)) return std::nullopt;
+  if (!half) return std::nullopt;
   Graph graph(type_of(p.dtype).value());
   if (p.pass == AttentionPass::kForward) {
     describe_forward(graph, p);

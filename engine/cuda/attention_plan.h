@@ -50,13 +50,13 @@ enum AttentionId : int64_t {
   kAttentionOffset,
   // Numbers of the host, float32:
   kAttentionScale,
-  kAttentionHidden,    // -inf; if causal
+  kAttentionHidden,    // the score of what causal hides
   kAttentionKeep,      // 1 - dropout; 1 without. kGradient
   kAttentionKeepScale  // 1 / (1 - dropout); with dropout
 };
 
-// A plan that gives the same bits on every run. None but for bfloat16 and float16 with widths that
-// are multiples of 8 up to 128, and where cuDNN has no such plan.
+// A plan that gives the same bits on every run. None for other dtypes than bfloat16 and float16,
+// and where cuDNN has no such plan.
 std::optional<CudnnPlan> plan_attention(const AttentionProblem& problem, const CudnnTarget& target);
 
 }  // namespace lockstep::cuda

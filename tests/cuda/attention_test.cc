@@ -5,6 +5,7 @@
 #include "lockstep/engine/autograd/autocast.h"
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/checkpoint.h"
+#include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/fused_attention.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/memory.h"
@@ -22,17 +23,21 @@ struct Case {
   bool causal = false;
   bool joined = true;  // views of (B, L, H, E), else (B, H, L, E) itself
   int64_t batch = 2, heads = 3;
+  bool fused = true;  // with a gradient
 };
 
 const std::vector<Case> kCases = {
-    {"plain", 5, 7, 16, 16},
+    {"plain", 5, 7, 16, 16, false, true, 2, 3, false},
+    {"whole tiles", 128, 256, 8, 16, false, true, 1, 2},
     {"causal", 9, 9, 32, 32, true},
     {"causal, more keys", 4, 9, 8, 8, true},
-    {"causal, more queries", 9, 4, 64, 64, true, false},
-    {"one of each", 1, 1, 8, 8, true, false, 1, 1},
-    {"other values", 6, 5, 8, 24},
+    {"causal, more queries", 9, 4, 64, 64, true, false, 2, 3, false},
+    {"one of each", 1, 1, 8, 8, true, false, 1, 1, false},
+    {"other values", 5, 6, 8, 24, true},
     {"wide", 3, 4, 128, 128, true, false},
 };
+
+const Case& kCausal = kCases[2];
 
 // A leaf on the device with these numbers, and the view of it that attention gets.
 struct Input {
@@ -82,13 +87,22 @@ class CudaAttention : public CudaTest {
   void SetUp() override {
     CudaTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
-    const Input x = input_of(kCases[1], 9, 32, DType::kBFloat16, 1);
-    if (is_fused(scaled_dot_product_attention(x.view, x.view, x.view))) return;
+    const Input x = input_of(kCausal, 9, 32, DType::kBFloat16, 1);
+    if (is_fused(scaled_dot_product_attention(x.view, x.view, x.view, {.causal = true}))) return;
     ASSERT_EQ(std::getenv("LOCKSTEP_CUDA_PLUGIN"), nullptr) << "not fused";
     GTEST_SKIP() << "there is no cuDNN with attention";
   }
   static bool is_fused(const Tensor& y) { return y.grad_fn() && y.grad_fn()->name() == kFused; }
 };
+
+// What dropout multiplies the weights with, in float64.
+Tensor factors_of(AttentionCall call) {
+  const Dims sizes{call.q.size(0), call.q.size(1), call.q.size(2), call.k.size(2)};
+  const Tensor mask = empty(sizes, {DType::kFloat32, kGpu});
+  call.key = next_random_key();
+  fused_attention_of(kGpu)->attention_mask(mask, call);
+  return mask.to(Device{}).to(DType::kFloat64) * (1 / (1 - call.dropout));
+}
 
 // Runs forward and backward of one case and compares all that comes out.
 void compare(const Case& c, DType dtype, double dropout) {
@@ -96,36 +110,41 @@ void compare(const Case& c, DType dtype, double dropout) {
   const Input q = input_of(c, c.queries, c.width, dtype, 1);
   const Input k = input_of(c, c.keys, c.width, dtype, 2);
   const Input v = input_of(c, c.keys, c.value_width, dtype, 3);
+  const Tensors in = {q.view, k.view, v.view};
   constexpr double kScale = 0.4;
-  AttentionOptions options{.dropout = dropout};
-  options.causal = c.causal;
-  options.scale = kScale;
-  manual_seed(5);
-  const Tensor y = scaled_dot_product_attention(q.view, k.view, v.view, options);
-  ASSERT_EQ(y.grad_fn()->name(), kFused);
+  const auto attend = [&] {
+    manual_seed(5);
+    return scaled_dot_product_attention(in[0], in[1], in[2],
+                                        {.dropout = dropout, .causal = c.causal, .scale = kScale});
+  };
+  Tensor factors;
+  if (dropout > 0) {
+    const autograd::NoGrad no_grad;
+    manual_seed(5);
+    factors = factors_of({.q = in[0],
+                          .k = in[1],
+                          .v = in[2],
+                          .scale = kScale,
+                          .dropout = dropout,
+                          .causal = c.causal});
+  }
+  const Tensors x = {exact(in[0]), exact(in[1]), exact(in[2])};
+  const Tensor want = formula(x, c.causal, kScale, factors);
+  Tensor alone;
+  {
+    const autograd::NoGrad no_grad;
+    alone = attend();
+    expect_near("output without a gradient", alone, want, 2);
+  }
+  const Tensor y = attend();
+  ASSERT_EQ(y.grad_fn()->name() == kFused, c.fused);
+  if (!c.fused) return;
+  expect_same_bits("output", y, alone);
   EXPECT_EQ(y.dtype(), dtype);
   EXPECT_TRUE(y.transpose(1, 2).is_contiguous());  // heads join without a copy
 
-  Tensor factors;
-  if (dropout > 0) {
-    manual_seed(5);
-    const Tensor mask = empty({c.batch, c.heads, c.queries, c.keys}, {DType::kFloat32, kGpu});
-    fused_attention_of(kGpu)->attention_mask(mask, {.q = q.view.detach(),
-                                                    .k = k.view.detach(),
-                                                    .v = v.view.detach(),
-                                                    .scale = kScale,
-                                                    .dropout = dropout,
-                                                    .causal = c.causal,
-                                                    .key = next_random_key()});
-    factors = mask.to(Device{}).to(DType::kFloat64) * (1 / (1 - dropout));
-  }
-  const Tensors x = {exact(q.view), exact(k.view), exact(v.view)};
-  const Tensor want = formula(x, c.causal, kScale, factors);
-  expect_near("output", y, want, 2);
-
   const Tensor gy = values_of(y.sizes(), dtype, 4);
-  const Tensors got =
-      autograd::grad(Tensors{y}, Tensors{q.view, k.view, v.view}, Tensors{gy.to(kGpu)});
+  const Tensors got = autograd::grad(Tensors{y}, in, Tensors{gy.to(kGpu)});
   const Tensors gradients = autograd::grad(Tensors{want}, x, Tensors{gy.to(DType::kFloat64)});
   // The output that the gradient reads is rounded.
   for (size_t i = 0; i < 3; ++i) {
@@ -164,7 +183,7 @@ TEST_F(CudaAttention, KeepsAndScalesWeightsByChance) {
 
 TEST_F(CudaAttention, DrawsTheSameWhenACheckpointReplays) {
   const auto run = [&](bool replayed) {
-    const Input x = input_of(kCases[1], 9, 32, DType::kBFloat16, 1);
+    const Input x = input_of(kCausal, 9, 32, DType::kBFloat16, 1);
     const auto function = [](const Tensors& in) {
       return scaled_dot_product_attention(in[0], in[0], in[0], {.dropout = 0.5, .causal = true});
     };
@@ -179,7 +198,7 @@ TEST_F(CudaAttention, DrawsTheSameWhenACheckpointReplays) {
 // Gradients that can be differentiated are those that cannot, and their own gradients are right.
 TEST_F(CudaAttention, CanBeDifferentiatedTwice) {
   for (const double dropout : {0.0, 0.25}) {
-    const Case c = kCases[1];
+    const Case& c = kCausal;
     const Input q = input_of(c, 9, 32, DType::kFloat16, 1),
                 k = input_of(c, 9, 32, DType::kFloat16, 2);
     const Input v = input_of(c, 9, 32, DType::kFloat16, 3);
@@ -195,15 +214,10 @@ TEST_F(CudaAttention, CanBeDifferentiatedTwice) {
 
     Tensor factors;
     if (dropout > 0) {
+      const autograd::NoGrad no_grad;
       manual_seed(4);
-      const Tensor mask = empty({2, 3, 9, 9}, {DType::kFloat32, kGpu});
-      fused_attention_of(kGpu)->attention_mask(mask, {.q = in[0],
-                                                      .k = in[1],
-                                                      .v = in[2],
-                                                      .dropout = dropout,
-                                                      .causal = true,
-                                                      .key = next_random_key()});
-      factors = mask.to(Device{}).to(DType::kFloat64) * (1 / (1 - dropout));
+      factors =
+          factors_of({.q = in[0], .k = in[1], .v = in[2], .dropout = dropout, .causal = true});
     }
     const Tensors x = {exact(in[0]), exact(in[1]), exact(in[2])};
     const Tensor want = formula(x, true, 0.4, factors);
@@ -243,15 +257,16 @@ TEST_F(CudaAttention, SavesNoWeights) {
 }
 
 TEST_F(CudaAttention, NoticesWritesToWhatItSaved) {
-  const Input x = input_of(kCases[0], 5, 16, DType::kBFloat16, 1);
+  const Input x = input_of(kCausal, 5, 16, DType::kBFloat16, 1);
   const Tensor k = values_of({2, 3, 5, 16}, DType::kBFloat16, 2).to(kGpu);
-  const Tensor y = scaled_dot_product_attention(x.view, k, k);
+  const Tensor y = scaled_dot_product_attention(x.view, k, k, {.causal = true});
+  ASSERT_TRUE(is_fused(y));
   k.add_(1);
   EXPECT_THROW(sum(y.to(DType::kFloat32)).backward(), Error);
 }
 
 TEST_F(CudaAttention, IsTakenUnderAutocast) {
-  const Input x = input_of(kCases[1], 9, 32, DType::kFloat32, 1);
+  const Input x = input_of(kCausal, 9, 32, DType::kFloat32, 1);
   Tensor y;
   {
     const autograd::Autocast scope(DType::kBFloat16);
@@ -271,13 +286,15 @@ TEST_F(CudaAttention, IsComposedWhereThereIsNoKernelForIt) {
   };
   const DType half = DType::kFloat16;
   const Dims usual{2, 3, 4, 8};
-  EXPECT_TRUE(is_fused(attend(usual, usual, half, {})));
+  const AttentionOptions causal{.causal = true};
+  EXPECT_TRUE(is_fused(attend(usual, usual, half, causal)));
   const Tensor mask = ones({4, 4}, {DType::kBool, kGpu});
   for (const Tensor& y :
-       {attend(usual, usual, half, {.mask = mask}), attend(usual, usual, DType::kFloat32, {}),
-        attend(usual, usual, half, {.dropout = 1}), attend({2, 3, 4, 7}, {2, 3, 4, 7}, half, {}),
-        attend({2, 3, 4, 136}, {2, 3, 4, 136}, half, {}), attend({3, 4, 8}, {3, 4, 8}, half, {}),
-        attend(usual, {1, 3, 4, 8}, half, {})}) {
+       {attend(usual, usual, half, {.mask = mask}), attend(usual, usual, DType::kFloat32, causal),
+        attend(usual, usual, half, {.dropout = 1, .causal = true}),
+        attend({2, 3, 4, 7}, {2, 3, 4, 7}, half, causal),
+        attend({2, 3, 4, 136}, {2, 3, 4, 136}, half, causal),
+        attend({3, 4, 8}, {3, 4, 8}, half, causal), attend(usual, {1, 3, 4, 8}, half, causal)}) {
     EXPECT_FALSE(is_fused(y));
     EXPECT_TRUE(y.grad_fn());
   }
@@ -307,6 +324,27 @@ TEST_F(CudaAttention, StaysFiniteWithLargeScores) {
   for (const double value : q.grad().to(Device{}).to_vector()) ASSERT_TRUE(std::isfinite(value));
   // The first query sees one key.
   expect_same_bits("row 0", y.detach().narrow(2, 0, 1), q.detach().narrow(2, 0, 1));
+}
+
+// Every score near -120: what fills up a tile must not count beside it (attention_rules.h).
+TEST_F(CudaAttention, StaysRightWithScoresFarBelowZero) {
+  for (const auto& [length, causal] : {std::pair(64, true), {100, true}, {128, false}}) {
+    SCOPED_TRACE(length);
+    const Dims sizes{1, 2, length, 16};
+    const Tensor column = values_of({16}, DType::kFloat32, 0) * 0;
+    column.data<float>()[0] = 1;
+    const auto leaf = [&](uint32_t seed, double first) {
+      const Tensor x = values_of(sizes, DType::kFloat32, seed) * 0.1;
+      return (x * (1 - column) + column * first).to(DType::kBFloat16).to(kGpu).requires_grad_();
+    };
+    const Tensors in = {leaf(1, 20), leaf(2, -24), leaf(3, 0.5)};
+    const Tensor y = scaled_dot_product_attention(in[0], in[1], in[2], {.causal = causal});
+    ASSERT_TRUE(is_fused(y));
+    const Tensors got = autograd::grad(sum(y.to(DType::kFloat32)), in);
+    const Tensors x = {exact(in[0]), exact(in[1]), exact(in[2])};
+    const Tensors want = autograd::grad(sum(formula(x, causal, 0.25)), x);
+    for (size_t i = 0; i < 3; ++i) expect_near("gradient " + std::to_string(i), got[i], want[i], 8);
+  }
 }
 
 }  // namespace

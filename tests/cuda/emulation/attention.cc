@@ -1,6 +1,7 @@
 // Plain kernels in place of cuDNN's attention: a thread for each row, sums in double.
 #include <cmath>
 
+#include "lockstep/engine/cuda/attention_rules.h"
 #include "lockstep/engine/cuda/kernel.cuh"
 #include "lockstep/engine/cuda/libraries.h"
 
@@ -165,8 +166,8 @@ void launch_rows(cudaStream_t stream, int64_t rows, void (*kernel)(Parameters...
 
 }  // namespace
 
-bool can_attend_by_library(const AttentionCall& c, bool) {
-  return c.q.size(3) <= kMostWidth && c.v.size(3) <= kMostWidth;
+bool can_attend_by_library(const AttentionCall& call, bool gradient) {
+  return may_attend(call, gradient);
 }
 
 void attention_by_library(cudaStream_t stream, const Tensor& y, const Tensor& stats,
