@@ -13,7 +13,7 @@ struct AttentionCall {
   double scale = 1;
   double dropout = 0;   // below 1
   bool causal = false;  // query i sees keys 0 to i
-  RandomKey key{};      // of the dropout; which weights it drops is the backend's own affair
+  RandomKey key{};  // of the dropout: the same key drops the same weights, of the backend's choice
 };
 
 class FusedAttention {

@@ -30,7 +30,7 @@ struct Value {
 };
 
 // A graph being written down. What an operation makes is virtual, float32 and contiguous unless it
-// is given where to go. Nothing is finalized by cuDNN's refusal: `fits()` says so at the end.
+// is given where to go. What cuDNN refuses on the way is known at the end: there is no plan.
 class Graph {
  public:
   explicit Graph(cudnnDataType_t type) : type_(type) {}
@@ -89,18 +89,10 @@ class Graph {
   }
   // x where no key lies behind its query, else `hidden`.
   const Value& seen(const Value& x, const Value& hidden) {
-    const Value* places[2];
-    for (const int64_t axis : {2, 3}) {
-      CudnnDescriptor& kind = kept_.emplace_back(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
-      kind.set(CUDNN_ATTR_POINTWISE_AXIS, CUDNN_TYPE_INT64, axis);
-      describe(kind, CUDNN_POINTWISE_GEN_INDEX, CUDNN_DATA_FLOAT);
-      const Value& place = between(x.sizes, CUDNN_DATA_INT32);
-      pointwise(kind, x, nullptr, nullptr, place);
-      places[axis - 2] = &place;
-    }
+    const Value& row = place(x, 2);
+    const Value& column = place(x, 3);
     const Value& past = between(x.sizes, CUDNN_DATA_BOOLEAN);
-    pointwise(kind_of(CUDNN_POINTWISE_CMP_GE, CUDNN_DATA_BOOLEAN), *places[0], places[1], nullptr,
-              past);
+    pointwise(kind_of(CUDNN_POINTWISE_CMP_GE, CUDNN_DATA_BOOLEAN), row, &column, nullptr, past);
     const Value& y = between(x.sizes);
     pointwise(kind_of(CUDNN_POINTWISE_BINARY_SELECT, CUDNN_DATA_FLOAT), x, &hidden, &past, y);
     return y;
@@ -152,6 +144,15 @@ class Graph {
     if (flag) value.descriptor.set(*flag, CUDNN_TYPE_BOOLEAN, true);
     finalize(value.descriptor);
     return value;
+  }
+  // Where each of x's elements lies along a dimension.
+  const Value& place(const Value& x, int64_t dim) {
+    CudnnDescriptor& kind = kept_.emplace_back(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+    kind.set(CUDNN_ATTR_POINTWISE_AXIS, CUDNN_TYPE_INT64, dim);
+    describe(kind, CUDNN_POINTWISE_GEN_INDEX, CUDNN_DATA_FLOAT);
+    const Value& y = between(x.sizes, CUDNN_DATA_INT32);
+    pointwise(kind, x, nullptr, nullptr, y);
+    return y;
   }
   void describe(CudnnDescriptor& kind, cudnnPointwiseMode_t mode, cudnnDataType_t precision) {
     kind.set(CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, mode)

@@ -120,7 +120,7 @@ struct AttentionBackward final : OpNode<5> {  // q, k, v, y, stats
     if (needs(1)) results[1] = matmul(swapped(scores), q).to(dtype);
   }
   // 1 / (1 - p) where a weight was kept, else 0; undefined without dropout.
-  static Tensor dropout_of(AttentionCall call) {
+  static Tensor dropout_of(const AttentionCall& call) {
     if (call.dropout == 0) return {};
     const autograd::NoGrad no_grad;
     const Tensor mask =

@@ -14,6 +14,11 @@ struct AttentionOptions {
 
 // softmax(query key^T scale + mask) value: query (..., L, E), key (..., S, E), value (..., S, V);
 // returns (..., L, V).
+//
+// On a GPU float16 and bfloat16 without an explicit mask are one kernel where cuDNN has it
+// (docs/cuda.md says when): it keeps no weights, and draws its dropout by itself: from the same
+// generator, so that the same seed drops the same weights, but not those that other devices and
+// dtypes drop. An explicit mask asks for the form that is composed of products and softmax.
 Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, const Tensor& value,
                                     const AttentionOptions& options = {});
 

@@ -1,9 +1,11 @@
 // Plain kernels in place of cuDNN's attention: a thread for each row, sums in double.
 #include <cmath>
+#include <utility>
 
 #include "lockstep/engine/cuda/attention_rules.h"
 #include "lockstep/engine/cuda/kernel.cuh"
 #include "lockstep/engine/cuda/libraries.h"
+#include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::cuda {
 namespace {
@@ -152,6 +154,22 @@ __global__ void mask_kernel(float* mask, Problem p) {
   }
 }
 
+// As fused_attention.h promises; cuDNN would not notice.
+void check_inputs(const AttentionCall& c) {
+  for (const Tensor& t : {c.q, c.k, c.v}) {
+    bool right = t.stride(3) == 1 && reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0;
+    for (int d = 0; d < 3; ++d) right = right && t.stride(d) > 0 && t.stride(d) % 8 == 0;
+    check<Error>(right, "[attention] an argument is not aligned: strides {}", t.strides().str());
+  }
+}
+template <typename... Tensors>
+void check_results(const Tensors&... results) {
+  for (const Tensor& t : {results...}) {
+    check<Error>(t.transpose(1, 2).is_contiguous(), "[attention] a result has strides {}",
+                 t.strides().str());
+  }
+}
+
 template <typename F>
 void dispatch_half(DType dtype, F&& fn) {
   dtype == DType::kBFloat16 ? fn(BFloat16{}) : fn(Float16{});
@@ -172,6 +190,8 @@ bool can_attend_by_library(const AttentionCall& call, bool gradient) {
 
 void attention_by_library(cudaStream_t stream, const Tensor& y, const Tensor& stats,
                           const AttentionCall& c) {
+  check_inputs(c);
+  check_results(y);
   const Problem p(c);
   dispatch_half(y.dtype(), [&](auto type) {
     using M = Matrices<decltype(type)>;
@@ -183,6 +203,8 @@ void attention_by_library(cudaStream_t stream, const Tensor& y, const Tensor& st
 void attention_gradient_by_library(cudaStream_t stream, const Tensor& gq, const Tensor& gk,
                                    const Tensor& gv, const Tensor& gy, const Tensor& y,
                                    const Tensor& stats, const AttentionCall& c) {
+  check_inputs(c);
+  check_results(gq, gk, gv, gy, y);
   const Problem p(c);
   dispatch_half(y.dtype(), [&](auto type) {
     using T = decltype(type);
