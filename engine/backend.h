@@ -47,6 +47,16 @@ struct GemmCall {
   int64_t stride_a = 0, stride_b = 0, stride_c = 0;
 };
 
+// What a product does beside C, in the same pass; null: nothing. Everything has the call's dtype.
+struct GemmEpilogue {
+  const void* bias = nullptr;      // n elements, added to every row of A B (+ C)
+  bool gelu = false;               // C becomes tanh's approximation of the GELU, after the bias,
+  void* pre_activation = nullptr;  // of what is kept here, (m, n)
+  int64_t pre_activation_ld = 0;   // between its rows, a multiple of 8
+  void* bias_gradient = nullptr;   // m elements: the sums of A's rows (those of its transpose, if
+                                   // it reads that); goes with nothing else
+};
+
 // One parameter's memory in a fused optimizer pass; all pointers have `count` elements of `dtype`.
 // `state` are the optimizer's buffers in its own order; unused ones are null.
 struct OptimizerSegment {
@@ -123,6 +133,9 @@ class Backend {
 
   // -- dense math
   virtual void gemm(const GemmCall& call) = 0;
+  // A product with an epilogue in one pass; or false, and nothing done, where there is none such.
+  // The answer depends on shapes, strides, dtypes and alignment only.
+  virtual bool gemm_with_epilogue(const GemmCall&, const GemmEpilogue&) { return false; }
   // Whether convolutions and pooling run faster on channels-last activations.
   virtual bool prefers_channels_last() const = 0;
   virtual void conv2d(const Tensor& y, const Tensor& x, const Tensor& w, const Tensor& bias,

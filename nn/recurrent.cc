@@ -5,7 +5,7 @@
 
 #include "lockstep/engine/ops/dropout.h"
 #include "lockstep/engine/ops/join.h"
-#include "lockstep/engine/ops/matmul.h"
+#include "lockstep/engine/ops/linear.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/nn/init.h"

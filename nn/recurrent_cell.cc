@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "lockstep/engine/ops/matmul.h"
+#include "lockstep/engine/ops/linear.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/nn/init.h"

@@ -47,6 +47,10 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+bool is_for_library(const GemmCall& c) {
+  return is_floating(c.dtype) && c.m != 0 && c.n != 0 && c.k != 0 && c.batch != 0;
+}
+
 class CudaBackend final : public Backend,
                           public Capturing,
                           public FusedAttention,
@@ -210,12 +214,15 @@ class CudaBackend final : public Backend,
 
   // -- dense math
   void gemm(const GemmCall& call) override {
-    const bool empty = call.m == 0 || call.n == 0 || call.k == 0 || call.batch == 0;
-    if (is_floating(call.dtype) && !empty) {
+    if (is_for_library(call)) {
       gemm_by_library(stream(), call);
     } else {
       gemm_by_kernel(stream(), call);
     }
+  }
+  bool gemm_with_epilogue(const GemmCall& call, const GemmEpilogue& epilogue) override {
+    return is_for_library(call) && call.batch == 1 &&
+           gemm_with_epilogue_by_library(stream(), call, epilogue);
   }
   bool prefers_channels_last() const override { return false; }
   void conv2d(const Tensor& y, const Tensor& x, const Tensor& w, const Tensor& bias,

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <optional>
 
 #include <cublasLt.h>
 #include <fmt/format.h>
@@ -81,16 +82,44 @@ uint32_t alignment_of(const void* data) {
   return uint32_t{1} << __builtin_ctzll(reinterpret_cast<uintptr_t>(data) | 16);
 }
 
+// Which of cublasLt's epilogues that is. The gradient of a bias sums what is `a` to us and B to it.
+uint32_t kind_of(const GemmEpilogue& e) {
+  if (e.bias_gradient) return CUBLASLT_EPILOGUE_BGRADB;
+  if (!e.gelu) return e.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+  if (e.pre_activation)
+    return e.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+  return e.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+}
+
+// The same at addresses that tell nothing but their alignment: heuristics look at these, too, but
+// do not follow them.
+GemmEpilogue anywhere(GemmEpilogue e) {
+  alignas(32) static char places[32];
+  if (e.bias) e.bias = places + alignment_of(e.bias);
+  if (e.pre_activation) e.pre_activation = places + alignment_of(e.pre_activation);
+  if (e.bias_gradient) e.bias_gradient = places + alignment_of(e.bias_gradient);
+  return e;
+}
+
 // cublasLt counts columns where we count rows: C^T = B^T A^T. So `b` is its first matrix, and what
 // is a row to us is a column to it.
 struct Descriptors {
   Operation operation;
   Layout first, second, result;
+  const bool has_epilogue;
 
-  Descriptors(const GemmCall& c, const Types& types) {
+  Descriptors(const GemmCall& c, const GemmEpilogue& e, const Types& types)
+      : has_epilogue(kind_of(e) != CUBLASLT_EPILOGUE_DEFAULT) {
     check_blas(cublasLtMatmulDescCreate(operation.out(), types.compute, types.scale), "describe");
-    set_transpose(CUBLASLT_MATMUL_DESC_TRANSA, c.trans_b);
-    set_transpose(CUBLASLT_MATMUL_DESC_TRANSB, c.trans_a);
+    set(CUBLASLT_MATMUL_DESC_TRANSA, c.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(CUBLASLT_MATMUL_DESC_TRANSB, c.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, kind_of(e));
+    if (e.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, e.bias);
+    if (e.bias_gradient) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, e.bias_gradient);
+    if (e.pre_activation) {
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, e.pre_activation);
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, e.pre_activation_ld);
+    }
     set_layout(first, types.data, c.trans_b ? c.k : c.n, c.trans_b ? c.n : c.k, c.ldb, c.batch,
                c.stride_b);
     set_layout(second, types.data, c.trans_a ? c.m : c.k, c.trans_a ? c.k : c.m, c.lda, c.batch,
@@ -99,8 +128,8 @@ struct Descriptors {
   }
 
  private:
-  void set_transpose(cublasLtMatmulDescAttributes_t which, bool transpose) {
-    const cublasOperation_t value = transpose ? CUBLAS_OP_T : CUBLAS_OP_N;
+  template <typename T>
+  void set(cublasLtMatmulDescAttributes_t which, const T& value) {
     check_blas(cublasLtMatmulDescSetAttribute(operation.get(), which, &value, sizeof value),
                "describe");
   }
@@ -122,9 +151,15 @@ struct Descriptors {
   }
 };
 
+// No such epilogue in this version, on this GPU.
+bool is_refusal(cublasStatus_t status, const Descriptors& d) {
+  return d.has_epilogue &&
+         (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE);
+}
+
 // What an algorithm is chosen for.
-using Shape = std::array<int64_t, 17>;
-Shape shape_of(const GemmCall& c, const Types& types) {
+using Shape = std::array<int64_t, 20>;
+Shape shape_of(const GemmCall& c, const GemmEpilogue& e, const Types& types) {
   return {static_cast<int64_t>(c.dtype),
           static_cast<int64_t>(types.compute),
           c.trans_a,
@@ -141,30 +176,37 @@ Shape shape_of(const GemmCall& c, const Types& types) {
           c.stride_b,
           c.stride_c,
           alignment_of(c.a) * 1024 + alignment_of(c.b),
-          alignment_of(c.c)};
+          alignment_of(c.c),
+          kind_of(e),
+          e.pre_activation_ld,
+          alignment_of(e.bias_gradient ? e.bias_gradient : e.bias) * 1024 +
+              alignment_of(e.pre_activation)};
 }
 
 // One device's cublasLt: handle, scratch memory, and the algorithms chosen so far. All products go
 // to one stream, so they may share the scratch memory.
 class Blas {
  public:
-  void run(cudaStream_t stream, const GemmCall& c) {
+  // False where cublasLt has no algorithm of which the bits are the same on every run.
+  bool run(cudaStream_t stream, const GemmCall& c, const GemmEpilogue& e) {
     const std::lock_guard lock(mutex_);
     if (!handle_.get()) start(stream);
     const Types types = types_of(c.dtype);
-    const Descriptors d(c, types);
-    const Shape shape = shape_of(c, types);
+    const Shape shape = shape_of(c, e, types);
     auto found = algorithms_.find(shape);
-    if (found == algorithms_.end()) found = algorithms_.emplace(shape, choose(c, d)).first;
-    const float one = 1, beta = c.accumulate ? 1 : 0;
-    const double one64 = 1, beta64 = beta;
-    const bool wide = c.dtype == DType::kFloat64;
-    check_blas(cublasLtMatmul(handle_.get(), d.operation.get(),
-                              wide ? static_cast<const void*>(&one64) : &one, c.b, d.first.get(),
-                              c.a, d.second.get(), wide ? static_cast<const void*>(&beta64) : &beta,
-                              c.c, d.result.get(), c.c, d.result.get(), &found->second, workspace_,
-                              kWorkspaceBytes, stream),
-               "cublasLtMatmul");
+    if (found == algorithms_.end()) {
+      found = algorithms_.emplace(shape, choose(c, Descriptors(c, anywhere(e), types))).first;
+    }
+    std::optional<cublasLtMatmulAlgo_t>& algorithm = found->second;
+    if (!algorithm) return false;
+    const Descriptors d(c, e, types);
+    const cublasStatus_t status = multiply(stream, c, d, *algorithm);
+    if (is_refusal(status, d)) {
+      algorithm.reset();
+      return false;
+    }
+    check_blas(status, "cublasLtMatmul");
+    return true;
   }
 
  private:
@@ -176,8 +218,19 @@ class Blas {
     check_blas(cublasLtCreate(handle_.out()), "cublasLtCreate");
   }
 
+  cublasStatus_t multiply(cudaStream_t stream, const GemmCall& c, const Descriptors& d,
+                          const cublasLtMatmulAlgo_t& algorithm) {
+    const float one = 1, beta = c.accumulate ? 1 : 0;
+    const double one64 = 1, beta64 = beta;
+    const bool wide = c.dtype == DType::kFloat64;
+    return cublasLtMatmul(
+        handle_.get(), d.operation.get(), wide ? static_cast<const void*>(&one64) : &one, c.b,
+        d.first.get(), c.a, d.second.get(), wide ? static_cast<const void*>(&beta64) : &beta, c.c,
+        d.result.get(), c.c, d.result.get(), &algorithm, workspace_, kWorkspaceBytes, stream);
+  }
+
   // The heuristic's first choice among those that add up in a fixed order: the same on every run.
-  cublasLtMatmulAlgo_t choose(const GemmCall& c, const Descriptors& d) const {
+  std::optional<cublasLtMatmulAlgo_t> choose(const GemmCall& c, const Descriptors& d) const {
     Preference preference;
     check_blas(cublasLtMatmulPreferenceCreate(preference.out()), "prefer");
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t which, const auto& value) {
@@ -194,35 +247,41 @@ class Blas {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(c.c));
     cublasLtMatmulHeuristicResult_t result{};
     int count = 0;
-    check_blas(cublasLtMatmulAlgoGetHeuristic(handle_.get(), d.operation.get(), d.first.get(),
-                                              d.second.get(), d.result.get(), d.result.get(),
-                                              preference.get(), 1, &result, &count),
-               "choose an algorithm");
-    check<Error>(count > 0,
-                 "[gemm] cublasLt has no algorithm for {} matrices of {} x {} x {} (batch {})",
-                 name_of(c.dtype), c.m, c.k, c.n, c.batch);
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle_.get(), d.operation.get(), d.first.get(), d.second.get(), d.result.get(),
+        d.result.get(), preference.get(), 1, &result, &count);
+    if (is_refusal(status, d)) return std::nullopt;
+    check_blas(status, "choose an algorithm");
+    if (count == 0 || result.state != CUBLAS_STATUS_SUCCESS) return std::nullopt;
     return result.algo;
   }
 
   std::mutex mutex_;
   Owned<cublasLtHandle_t, cublasLtDestroy> handle_;
-  void* workspace_ = nullptr;  // kept as long as the process
-  std::map<Shape, cublasLtMatmulAlgo_t> algorithms_;
+  void* workspace_ = nullptr;                                        // kept as long as the process
+  std::map<Shape, std::optional<cublasLtMatmulAlgo_t>> algorithms_;  // none: there is none
 };
 
-}  // namespace
-
-void gemm_by_library(cudaStream_t stream, const GemmCall& call) {
+Blas& blas_of_current_device() {
   static auto* devices = new std::map<int, Blas>;  // outlives every static tensor
   static std::mutex mutex;
   int device = 0;
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  Blas* blas = nullptr;
-  {
-    const std::lock_guard lock(mutex);
-    blas = &(*devices)[device];
-  }
-  blas->run(stream, call);
+  const std::lock_guard lock(mutex);
+  return (*devices)[device];
+}
+
+}  // namespace
+
+void gemm_by_library(cudaStream_t stream, const GemmCall& call) {
+  check<Error>(blas_of_current_device().run(stream, call, {}),
+               "[gemm] cublasLt has no algorithm for {} matrices of {} x {} x {} (batch {})",
+               name_of(call.dtype), call.m, call.k, call.n, call.batch);
+}
+
+bool gemm_with_epilogue_by_library(cudaStream_t stream, const GemmCall& call,
+                                   const GemmEpilogue& epilogue) {
+  return blas_of_current_device().run(stream, call, epilogue);
 }
 
 Facts library_facts() {

@@ -14,6 +14,10 @@ namespace lockstep::cuda {
 
 // Floating products by cublasLt.
 void gemm_by_library(cudaStream_t stream, const GemmCall& call);
+// With an epilogue, batch 1; or false, and nothing done, where there is none that is deterministic.
+// Decided once for all calls of the same shapes, strides and alignment.
+bool gemm_with_epilogue_by_library(cudaStream_t stream, const GemmCall& call,
+                                   const GemmEpilogue& epilogue);
 
 // Convolutions as backend.h says, by cuDNN; or false, and nothing done, where it has none that is
 // deterministic: float64, and where it is missing.

@@ -20,9 +20,9 @@ enum class Policy : uint8_t {
 
 // By the name of the op. What needs no entry to promote (cat, stack, where, arithmetic) has none.
 namespace policy {
-inline constexpr Policy linear = Policy::kLow, matmul = Policy::kLow, mm = Policy::kLow,
-                        bmm = Policy::kLow, mv = Policy::kLow, addmm = Policy::kLow,
-                        conv1d = Policy::kLow, conv2d = Policy::kLow,
+inline constexpr Policy linear = Policy::kLow, linear_gelu = Policy::kLow, matmul = Policy::kLow,
+                        mm = Policy::kLow, bmm = Policy::kLow, mv = Policy::kLow,
+                        addmm = Policy::kLow, conv1d = Policy::kLow, conv2d = Policy::kLow,
                         conv_transpose2d = Policy::kLow, einsum = Policy::kLow,
                         scaled_dot_product_attention = Policy::kLow;
 

@@ -2,16 +2,13 @@
 
 #include <cmath>
 
-#include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/op_node.h"
-#include "lockstep/engine/autograd/renamed.h"
-#include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/autocast.h"
+#include "lockstep/engine/ops/gemm_call.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
-#include "lockstep/engine/tensor/same_device.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep {
@@ -19,72 +16,6 @@ namespace {
 
 using autograd::OpNode;
 using autograd::record;
-
-// A matrix, or a batch of them, as a BLAS-like call reads it: rows `ld` apart, perhaps transposed.
-struct MatrixArg {
-  Tensor tensor;  // keeps a copy alive where the strides did not fit
-  bool trans = false;
-  int64_t ld = 0;
-};
-
-MatrixArg as_matrix(const Tensor& x) {
-  const int r = x.dim() - 2, c = x.dim() - 1;
-  const int64_t rows = x.sizes()[r], columns = x.sizes()[c];
-  const int64_t row_stride = x.strides()[r], column_stride = x.strides()[c];
-  const auto fits = [](int64_t outer, int64_t outer_n, int64_t inner, int64_t inner_n) {
-    return (inner == 1 || inner_n == 1) && (outer >= std::max<int64_t>(inner_n, 1) || outer_n == 1);
-  };
-  if (fits(row_stride, rows, column_stride, columns)) {
-    return {x, false, std::max<int64_t>(rows == 1 ? columns : row_stride, 1)};
-  }
-  if (fits(column_stride, columns, row_stride, rows)) {
-    return {x, true, std::max<int64_t>(columns == 1 ? rows : column_stride, 1)};
-  }
-  return {x.contiguous(), false, std::max<int64_t>(columns, 1)};
-}
-
-void check_pair(const char* name, const Tensor& a, const Tensor& b) {
-  check(a.dtype() == b.dtype(), "expected scalar type {} but found {}", type_name(a.dtype()),
-        type_name(b.dtype()));
-  check(a.dtype() != DType::kBool, "[{}] supports numbers, got bool", name);
-  check_on_device(name, a.device(), b);
-}
-
-// out (+)= a b for matrices or equally long batches of them; out is contiguous.
-void gemm_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
-  const autograd::NoGrad no_grad;
-  const MatrixArg ma = as_matrix(a), mb = as_matrix(b);
-  GemmCall call;
-  call.dtype = out.dtype();
-  call.trans_a = ma.trans;
-  call.trans_b = mb.trans;
-  call.accumulate = accumulate;
-  call.m = a.size(-2);
-  call.n = b.size(-1);
-  call.k = a.size(-1);
-  call.a = ma.tensor.data_ptr();
-  call.b = mb.tensor.data_ptr();
-  call.c = out.data_ptr();
-  call.lda = ma.ld;
-  call.ldb = mb.ld;
-  call.ldc = std::max<int64_t>(call.n, 1);
-  if (a.dim() == 3) {
-    call.batch = a.size(0);
-    call.stride_a = ma.tensor.stride(0);
-    call.stride_b = mb.tensor.stride(0);
-    call.stride_c = call.m * call.n;
-  }
-  backend_of(out).gemm(call);
-}
-
-// The gradient with respect to a matrix operand, written straight into its bucket where that is
-// possible.
-Tensor product_for_leaf(const autograd::Edge& edge, const Tensor& a, const Tensor& b) {
-  const Tensor destination = autograd::gradient_destination(edge);
-  if (!destination.defined()) return matmul(a, b);
-  gemm_into(destination, a, b, false);
-  return destination;
-}
 
 struct MmBackward0 final : OpNode<2> {
   std::string_view name() const override { return "MmBackward0"; }
@@ -104,26 +35,6 @@ struct BmmBackward0 final : OpNode<2> {
   }
 };
 
-struct AddmmBackward0 final : OpNode<2> {
-  std::string_view name() const override { return "AddmmBackward0"; }
-  // y = x W^T + b over rows: saved 0 is x, saved 1 is W; edges are x, W, b.
-  void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    const Tensor& g = gradients[0];
-    if (needs(2)) {
-      const Tensor destination = autograd::gradient_destination(edges()[2]);
-      if (destination.defined()) {
-        backend_of(g).sum(
-            alias_of(destination, {1, g.size(1)}, {g.size(1), 1}, destination.storage_offset()), g);
-        results[2] = destination;
-      } else {
-        results[2] = sum(g, {0});
-      }
-    }
-    if (needs(1)) results[1] = product_for_leaf(edges()[1], g.t(), saved(0));
-    if (needs(0)) results[0] = mm(g, saved(1));
-  }
-};
-
 }  // namespace
 
 Tensor mm(const Tensor& a, const Tensor& b) {
@@ -134,7 +45,7 @@ Tensor mm(const Tensor& a, const Tensor& b) {
         a.size(0), a.size(1), b.size(0), b.size(1));
   check_pair("mm", a, b);
   const Tensor y = empty_dense({a.size(0), b.size(1)}, a.dtype(), a.device());
-  gemm_into(y, a, b, false);
+  Gemm(y, a, b).run();
   if (auto node = record<MmBackward0>(y, a, b)) {
     if (node->needs(1)) node->save(0, a);
     if (node->needs(0)) node->save(1, b);
@@ -152,7 +63,7 @@ Tensor bmm(const Tensor& a, const Tensor& b) {
       a.size(0), a.size(2), b.size(0), b.size(1));
   check_pair("bmm", a, b);
   const Tensor y = empty_dense({a.size(0), a.size(1), b.size(2)}, a.dtype(), a.device());
-  gemm_into(y, a, b, false);
+  Gemm(y, a, b).run();
   if (auto node = record<BmmBackward0>(y, a, b)) {
     if (node->needs(1)) node->save(0, a);
     if (node->needs(0)) node->save(1, b);
@@ -161,13 +72,6 @@ Tensor bmm(const Tensor& a, const Tensor& b) {
 }
 
 namespace {
-
-// All dimensions but the last as one.
-Tensor as_rows(const Tensor& x) {
-  int64_t rows = 1;
-  for (int d = 0; d + 1 < x.dim(); ++d) rows *= x.sizes()[d];
-  return x.reshape({rows, x.size(-1)});
-}
 
 struct UnsafeViewBackward0 final : OpNode<1> {
   Dims sizes;
@@ -205,7 +109,7 @@ Tensor product_with_vector(const char* name, const Tensor& a, const Tensor& b, c
   check_pair(name, a, b);
   const Tensor y = empty_dense(sizes, a.dtype(), a.device());
   const Tensor rows = a.dim() == 1 ? a.detach().unsqueeze(0) : a.detach();
-  gemm_into(alias_of(y, {rows.size(0), 1}, {1, 1}, 0), rows, b.detach().unsqueeze(1), false);
+  Gemm(alias_of(y, {rows.size(0), 1}, {1, 1}, 0), rows, b.detach().unsqueeze(1)).run();
   if (auto node = record<NodeType>(y, a, b)) {
     if (node->needs(1)) node->save(0, a);
     if (node->needs(0)) node->save(1, b);
@@ -277,49 +181,6 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
 
 namespace {
 
-// Of a weight without rows or a bias that broadcasts: what PyTorch makes it of, with their texts.
-Tensor composed_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  const Tensor transposed = weight.t();
-  if (x.dim() < 2) return add(matmul(x, transposed), bias);
-  const Tensor y = addmm(bias, as_rows(x), transposed);
-  Dims sizes = x.sizes();
-  sizes[sizes.size() - 1] = weight.size(0);
-  return x.dim() == 2 ? y : y.reshape(sizes);
-}
-
-}  // namespace
-
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  LOCKSTEP_AUTOCAST(linear, x, weight, bias);
-  if (!bias.defined()) return matmul(x, weight.t());
-  if (weight.dim() != 2 || x.dim() == 0 || bias.dim() != 1 || bias.size(0) != weight.size(0)) {
-    return composed_linear(x, weight, bias);
-  }
-  const int64_t in = weight.size(1), out = weight.size(0);
-  int64_t rows = 1;
-  for (int d = 0; d + 1 < x.dim(); ++d) rows *= x.sizes()[d];
-  check(x.size(-1) == in, "mat1 and mat2 shapes cannot be multiplied ({}x{} and {}x{})", rows,
-        x.size(-1), in, out);
-  check_pair("linear", x, weight);
-  check(bias.dtype() == x.dtype(), "self and mat2 must have the same dtype");
-  if (x.dim() != 2) {
-    Dims sizes = x.sizes();
-    sizes[sizes.size() - 1] = out;
-    const Tensor y = linear(x.reshape({rows, in}), weight, bias).reshape(sizes);
-    return x.dim() == 1 ? autograd::renamed(y, "AddBackward0") : y;
-  }
-  const Tensor y = empty_dense({x.size(0), out}, x.dtype(), x.device());
-  backend_of(y).copy(y, alias_of(bias, y.sizes(), {0, bias.stride(0)}, bias.storage_offset()));
-  gemm_into(y, x.detach(), weight.detach().t(), true);
-  if (auto node = record<AddmmBackward0>(y, x, weight, bias)) {
-    if (node->needs(1)) node->save(0, x);
-    if (node->needs(0)) node->save(1, weight);
-  }
-  return y;
-}
-
-namespace {
-
 struct ScaledAddmmBackward final : OpNode<2> {
   double beta = 1, alpha = 1;
   Dims c_sizes;
@@ -331,10 +192,6 @@ struct ScaledAddmmBackward final : OpNode<2> {
     if (needs(2)) results[2] = mul(mm(saved(0).t(), g), alpha);
   }
 };
-
-}  // namespace
-
-namespace {
 
 // A factor of integer matrices.
 Scalar whole(const char* name, double factor) {

@@ -16,9 +16,6 @@ Tensor dot(const Tensor& a, const Tensor& b);
 Tensor mv(const Tensor& a, const Tensor& b);
 // (B, M, K) x (B, K, N).
 Tensor bmm(const Tensor& a, const Tensor& b);
-// x W^T + bias: x (..., in), weight (out, in), bias (out) or undefined. A weight (in) gives (...),
-// and then takes no bias.
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 // beta c + alpha a b: a (M, K), b (K, N), c broadcast to (M, N).
 Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b, double beta = 1, double alpha = 1);
 // a_i b_j of two vectors.

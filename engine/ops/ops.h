@@ -12,6 +12,7 @@
 #include "lockstep/engine/ops/index_put.h"
 #include "lockstep/engine/ops/join.h"
 #include "lockstep/engine/ops/layer_norm.h"
+#include "lockstep/engine/ops/linear.h"
 #include "lockstep/engine/ops/loss.h"
 #include "lockstep/engine/ops/masks.h"
 #include "lockstep/engine/ops/matmul.h"

@@ -1,5 +1,7 @@
 // Products of matrices and convolutions of the CUDA backend.
-#include "lockstep/engine/ops/pointwise.h"
+#include <functional>
+
+#include "lockstep/engine/ops/ops.h"
 
 #include "compare.h"
 
@@ -73,6 +75,158 @@ TEST_F(CudaGemm, BoolIsAnError) {
   call.dtype = DType::kBool;
   call.m = call.n = call.k = 1;
   EXPECT_THROW(backend_of(kGpu).gemm(call), ValueError);
+}
+
+// C of `rows` x `columns` in doubles.
+template <typename F>
+Tensor build(int64_t rows, int64_t columns, const F& at) {
+  std::vector<double> values;
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) values.push_back(at(i, j));
+  }
+  return from_span<double>(values, {rows, columns});
+}
+
+void expect_close(const Tensor& got, const Tensor& want, double tolerance,
+                  const std::string& what) {
+  ASSERT_EQ(got.sizes(), want.sizes()) << what;
+  const auto a = got.to(Device{}).contiguous().to_vector(), b = want.to_vector();
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_NEAR(a[i], b[i], tolerance * std::max(1.0, std::fabs(b[i])))
+        << what << ", element " << i;
+  }
+}
+
+double gelu_of(double h) {
+  return h / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (h + 0.044715 * h * h * h)));
+}
+
+// C = gelu(A B + C + bias) and its parts: A transposed or not, rows with gaps.
+TEST_F(CudaGemm, EpiloguesAgreeWithTheirFormulas) {
+  constexpr int64_t kM = 5, kN = 11, kK = 9, kPitch = 16;
+  for (const DType dtype : kFloatingDTypes) {
+    const double tolerance = 64 * tolerance_of(dtype) / (size_of(dtype) == 2 ? 64 : 1);
+    const Tensor a = values_of({kM, kK}, dtype, 1), b = values_of({kN, kK}, dtype, 2);
+    const Tensor c = values_of({kM, kN}, dtype, 3), bias = values_of({kN}, dtype, 4);
+    for (int bits = 0; bits < 16; ++bits) {
+      const bool accumulate = bits & 1, gelu = bits & 2, keep = gelu && bits & 4;
+      const bool trans_a = bits & 8;
+      const std::string what = std::string(name_of(dtype)) + " " + std::to_string(bits);
+      const Tensor h = build(kM, kN, [&](int64_t i, int64_t j) {
+        double sum = bias[j].item<double>() + (accumulate ? c[i][j].item<double>() : 0);
+        for (int64_t k = 0; k < kK; ++k) sum += a[i][k].item<double>() * b[j][k].item<double>();
+        return sum;
+      });
+      const Tensor ga = (trans_a ? a.t().contiguous() : a).to(kGpu), gb = b.to(kGpu);
+      const Tensor gc = c.to(kGpu).clone(), kept = zeros({kM, kPitch}, {dtype, kGpu});
+      const Tensor gbias = bias.to(kGpu);
+      GemmCall call{.dtype = dtype, .trans_a = trans_a, .trans_b = true, .accumulate = accumulate};
+      call.m = kM, call.n = kN, call.k = kK;
+      call.a = ga.data_ptr(), call.b = gb.data_ptr(), call.c = gc.data_ptr();
+      call.lda = trans_a ? kM : kK, call.ldb = kK, call.ldc = kN;
+      GemmEpilogue epilogue{.bias = gbias.data_ptr(), .gelu = gelu};
+      if (keep) epilogue.pre_activation = kept.data_ptr(), epilogue.pre_activation_ld = kPitch;
+      if (!backend_of(kGpu).gemm_with_epilogue(call, epilogue)) {  // a real library may have none
+        EXPECT_EQ(std::getenv("LOCKSTEP_CUDA_PLUGIN"), nullptr) << what;
+        expect_close(gc, c.to(DType::kFloat64), 0, what + ": nothing is done");
+        continue;
+      }
+      const auto result = [&](int64_t i, int64_t j) {
+        return gelu ? gelu_of(h[i][j].item<double>()) : h[i][j].item<double>();
+      };
+      expect_close(gc, build(kM, kN, result), tolerance, what);
+      if (keep) expect_close(kept.narrow(1, 0, kN), h, tolerance, what + " kept");
+    }
+  }
+}
+
+TEST_F(CudaGemm, SumsOfRowsComeWithTheProduct) {
+  constexpr int64_t kM = 6, kN = 3, kK = 70;
+  for (const DType dtype : kFloatingDTypes) {
+    const double tolerance = tolerance_of(dtype) * (size_of(dtype) == 2 ? 1 : 64);
+    for (const bool trans_a : {false, true}) {
+      const Tensor a = values_of({kM, kK}, dtype, 1), b = values_of({kK, kN}, dtype, 2);
+      const Tensor ga = (trans_a ? a.t().contiguous() : a).to(kGpu), gb = b.to(kGpu);
+      const Tensor gc = zeros({kM, kN}, {dtype, kGpu}), sums = zeros({kM, 1}, {dtype, kGpu});
+      GemmCall call{.dtype = dtype, .trans_a = trans_a};
+      call.m = kM, call.n = kN, call.k = kK;
+      call.a = ga.data_ptr(), call.b = gb.data_ptr(), call.c = gc.data_ptr();
+      call.lda = trans_a ? kM : kK, call.ldb = kN, call.ldc = kN;
+      const std::string what = std::string(name_of(dtype)) + (trans_a ? " transposed" : "");
+      const bool emulated = std::getenv("LOCKSTEP_CUDA_PLUGIN") != nullptr;
+      const bool fused =
+          backend_of(kGpu).gemm_with_epilogue(call, {.bias_gradient = sums.data_ptr()});
+      if (emulated) {
+        EXPECT_EQ(fused, dtype != DType::kFloat64) << what;
+      }
+      const auto product = [&](int64_t i, int64_t j) {
+        double sum = 0;
+        for (int64_t k = 0; k < kK; ++k) sum += a[i][k].item<double>() * b[k][j].item<double>();
+        return fused ? sum : 0;
+      };
+      const auto row = [&](int64_t i, int64_t) {
+        double sum = 0;
+        for (int64_t k = 0; k < kK; ++k) sum += a[i][k].item<double>();
+        return fused ? sum : 0;
+      };
+      expect_close(gc, build(kM, kN, product), tolerance, what);
+      expect_close(sums, build(kM, 1, row), tolerance, what + ", sums");
+    }
+  }
+}
+
+// What `layer` makes of x, weight and bias, and their gradients.
+template <typename Layer>
+Tensors layer_and_gradients(const Side& side, const Tensors& inputs, const Layer& layer) {
+  Tensors leaves, results;
+  for (const Tensor& input : inputs) leaves.push_back(side.put(input).requires_grad_());
+  const Tensor y = layer(leaves);
+  results.push_back(y.detach());
+  y.backward(side.put(values_of(y.sizes(), inputs[0].dtype(), 9)));
+  for (const Tensor& leaf : leaves) results.push_back(leaf.grad());
+  return results;
+}
+
+using Layer = std::function<Tensor(const Tensors&)>;
+
+// linear and linear_gelu of x with that many rows and columns and all ways in which arguments may
+// lie in memory.
+void check_linear(DType dtype, const Dims& x, int64_t out) {
+  const int64_t in = x.back();
+  const Tensors inputs = {values_of(x, dtype, 1), values_of({out, in}, dtype, 2),
+                          values_of({out}, dtype, 3)};
+  const auto strided = [](const Tensor& t) {
+    return cat({t, t}, -1).slice(-1, 0, 2 * t.size(-1), 2);
+  };
+  const std::vector<std::pair<const char*, Layer>> layers = {
+      {"linear", [](const Tensors& t) { return linear(t[0], t[1], t[2]); }},
+      {"linear_gelu", [](const Tensors& t) { return linear_gelu(t[0], t[1], t[2]); }},
+      {"no bias", [](const Tensors& t) { return linear_gelu(t[0], t[1]) + t[2]; }},
+      {"frozen weight",
+       [](const Tensors& t) { return linear_gelu(t[0], t[1].detach(), t[2]) + t[1].sum(); }},
+      {"strided",
+       [&](const Tensors& t) { return linear_gelu(strided(t[0]), strided(t[1]), strided(t[2])); }},
+      {"transposed", [](const Tensors& t) {
+         return linear(t[0].transpose(0, -1).contiguous().transpose(0, -1),
+                       t[1].t().contiguous().t(), t[2]);
+       }}};
+  for (const auto& [name, layer] : layers) {
+    expect_agreement(
+        text_of(x, dtype) + " " + name,
+        [&](const Side& side) { return layer_and_gradients(side, inputs, layer); },
+        dtype == DType::kFloat32 ? 64 : 8);
+  }
+}
+
+TEST_F(CudaGemm, LinearLayersAgreeWithTheReference) {
+  for (const DType dtype : kFloatingDTypes) {
+    check_linear(dtype, {6, 5}, 8);
+    check_linear(dtype, {2, 3, 4}, 7);  // rows of what is kept have gaps
+    check_linear(dtype, {4}, 3);
+    check_linear(dtype, {1, 1}, 1);
+    check_linear(dtype, {0, 4}, 3);
+    check_linear(dtype, {3, 0}, 2);
+  }
 }
 
 using CudaConv = CudaTest;

@@ -110,6 +110,27 @@ void add_products(std::vector<OpCase>& cases) {
   add_linear("transposed", {{{3, 2}, kTransposed}, {{4, 2}, kTransposed}, {{4}, kStrided}});
   add_linear("no_rows", {{{0, 2}}, {{4, 2}}, {{4}}});
   add_linear("no_inputs", {{{3, 0}}, {{4, 0}}, {{4}}});
+  const Reference gelu_reference = [linear_reference](const Arrays& x) {
+    const Array h = linear_reference(x);
+    return build(h.sizes, [&](const Dims& at) {
+      const double v = h.at(at);
+      return v / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v)));
+    });
+  };
+  const auto add_gelu = [&](const char* variant, const std::vector<Input>& inputs) {
+    cases.push_back(
+        {"linear_gelu", variant, inputs,
+         [](const Tensors& x) { return linear_gelu(x[0], x[1], x.size() > 2 ? x[2] : Tensor()); },
+         gelu_reference});
+  };
+  add_gelu("bias", {{{3, 2}}, {{4, 2}}, {{4}}});
+  add_gelu("eight", {{{2, 3}}, {{8, 3}}, {{8}}});  // rows without a gap
+  add_gelu("no_bias", {{{3, 2}}, {{4, 2}}});
+  add_gelu("vector", {{{3}}, {{2, 3}}, {{2}}});
+  add_gelu("batch", {{{2, 2, 3}}, {{2, 3}}, {{2}}});
+  add_gelu("transposed", {{{3, 2}, kTransposed}, {{4, 2}, kTransposed}, {{4}, kStrided}});
+  add_gelu("no_rows", {{{0, 2}}, {{4, 2}}, {{4}}});
+  add_gelu("no_inputs", {{{3, 0}}, {{4, 0}}, {{4}}});
 }
 
 Array conv_reference(const Array& x, const Array& w, const Array* bias, const Conv2dParams& p) {
