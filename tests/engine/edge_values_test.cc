@@ -296,6 +296,34 @@ TEST(EdgeValues, AnIndexWithoutDimensionsSelects) {
   same(zeros({2, 2}).index_put({one}, tensor(3.0)), {2, 2}, {0, 0, 3, 3});
 }
 
+// On the CPU, bit for bit.
+TEST(EdgeValues, LinearGeluIsTheGeluOfLinear) {
+  manual_seed(7);
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}) {
+    for (const Dims& sizes : {Dims{5, 6}, {2, 3, 6}, {6}, {0, 6}}) {
+      const Tensor x = randn(sizes).to(dtype), w = randn({11, 6}).to(dtype);
+      const Tensor b = randn({11}).to(dtype);
+      const auto results = [&](const auto& op) {
+        const Tensor lx = x.clone().requires_grad_(), lw = w.clone().requires_grad_();
+        const Tensor lb = b.clone().requires_grad_();
+        const Tensor y = op(lx, lw, lb);
+        std::vector<Values> all = {y.to_vector()};
+        // With create_graph by other ways to the same values.
+        for (const bool twice : {true, false}) {
+          const autograd::GradOptions options{.retain_graph = true, .create_graph = twice};
+          for (const Tensor& g : autograd::grad(mul(y, y).sum(), {lx, lw, lb}, options)) {
+            all.push_back(g.to_vector());
+          }
+        }
+        return all;
+      };
+      EXPECT_EQ(results([](auto&... in) { return linear_gelu(in...); }),
+                results([](auto&... in) { return gelu(linear(in...), "tanh"); }))
+          << name_of(dtype) << sizes.str();
+    }
+  }
+}
+
 TEST(EdgeValues, LinearOfOtherWeightsAndBiases) {
   const Tensor x = tensor({{1.0, 2.0}, {3.0, 4.0}}), w = tensor({{1.0, 0.0}, {1.0, 1.0}});
   const auto same = [](const Tensor& y, const Dims& sizes, const Values& values) {
