@@ -18,6 +18,7 @@
 #include "lockstep/distributed/sharded_optimizer.h"
 #include "lockstep/distributed/sync_batch_norm.h"
 #include "lockstep/distributed/threads_group.h"
+#include "lockstep/engine/algorithm_choice.h"
 #include "lockstep/engine/autograd/anomaly_mode.h"
 #include "lockstep/engine/autograd/autocast.h"
 #include "lockstep/engine/autograd/backward.h"

@@ -1,6 +1,7 @@
 // Products of matrices and convolutions of the CUDA backend.
 #include <functional>
 
+#include "lockstep/engine/algorithm_choice.h"
 #include "lockstep/engine/ops/ops.h"
 
 #include "compare.h"
@@ -95,6 +96,25 @@ void expect_close(const Tensor& got, const Tensor& want, double tolerance,
     EXPECT_NEAR(a[i], b[i], tolerance * std::max(1.0, std::fabs(b[i])))
         << what << ", element " << i;
   }
+}
+
+// Trials must leave no trace, not even where the result is added to what was there.
+TEST_F(CudaGemm, TimedAndTabledAlgorithmsAgreeWithTheReference) {
+  const auto check_all = [] {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      for (const bool accumulate : {false, true}) {
+        check_gemm(dtype, {24, 40, 16, 3}, false, true, accumulate, 8);
+        check_gemm(dtype, {64, 65, 66}, true, false, accumulate, 0);
+      }
+    }
+  };
+  set_algorithm_choice(AlgorithmChoice::kTimed);
+  check_all();
+  const AlgorithmTable table = timed_algorithms();
+  EXPECT_GE(table.size(), 4u);
+  set_algorithm_choice(AlgorithmChoice::kTable, table);
+  check_all();
+  set_algorithm_choice(AlgorithmChoice::kHeuristic);
 }
 
 double gelu_of(double h) {

@@ -1,6 +1,11 @@
 // Plain kernels in place of cuBLASLt; those in place of cuDNN are engine/cuda/no_cudnn.cc's.
 #include "lockstep/engine/cuda/libraries.h"
 
+#include <string>
+
+#include <fmt/format.h>
+
+#include "lockstep/engine/algorithm_choice.h"
 #include "lockstep/engine/cuda/gemm.h"
 #include "lockstep/engine/cuda/kernel.cuh"
 #include "lockstep/engine/ops/functors.h"
@@ -50,12 +55,29 @@ __global__ void row_sums_kernel(const GemmCall c, void* sums) {
 
 }  // namespace
 
-void gemm_by_library(cudaStream_t stream, const GemmCall& call) { gemm_by_kernel(stream, call); }
+namespace {
+
+// There is one algorithm for all products, as far as tables are concerned.
+void take_part_in_choice(const GemmCall& c) {
+  constexpr const char* kAlgorithm = "plain";
+  const std::string product = fmt::format("{} {}x{}x{}", name_of(c.dtype), c.m, c.n, c.k);
+  if (algorithm_choice() == AlgorithmChoice::kTimed) record_timed_algorithm(product, kAlgorithm);
+  const std::string tabled = algorithm_of_table(product).value_or(kAlgorithm);
+  check<Error>(tabled == kAlgorithm, "[gemm] the table refers {} to {}", product, tabled);
+}
+
+}  // namespace
+
+void gemm_by_library(cudaStream_t stream, const GemmCall& call) {
+  take_part_in_choice(call);
+  gemm_by_kernel(stream, call);
+}
 
 // As strict as cublasLt where its header says so, and without the gradient of a bias in float64, so
 // that callers do without, too.
 bool gemm_with_epilogue_by_library(cudaStream_t stream, const GemmCall& call,
                                    const GemmEpilogue& e) {
+  take_part_in_choice(call);
   const auto is_aligned = [](const void* data) {
     return reinterpret_cast<uintptr_t>(data) % 16 == 0;
   };
