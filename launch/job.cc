@@ -19,6 +19,7 @@
 #include "lockstep/launch/environment.h"
 #include "lockstep/launch/job_state.h"
 #include "lockstep/launch/log.h"
+#include "lockstep/launch/matmul_table.h"
 #include "lockstep/launch/weights_hash.h"
 
 namespace lockstep::launch {
@@ -73,6 +74,7 @@ Job::Job(CommandLine line, std::shared_ptr<distributed::ProcessGroup> group)
   set_float32_matmul_precision(options().matmul_precision);
   state_->device = choose_device(options().device, read_environment().local_rank);
   state_->group->set_activity(distributed::Phase::kStarting, -1);
+  choose_algorithms(options(), *state_->group, state_->device);
 }
 
 Job::~Job() = default;

@@ -69,6 +69,10 @@ void add_common_flags(CLI::App& app, Options& o) {
          "Of products and activations; weights and reductions stay float32");
   choice("--matmul-precision", o.matmul_precision, {"highest", "high", "medium"},
          "Of products of float32 matrices on GPUs");
+  value("--matmul-table", o.matmul_table,
+        "Compute products on GPUs by the algorithms in this file");
+  value("--tune-matmul", o.tune_matmul,
+        "Choose algorithms for products on GPUs by timing, and write them to this file");
   value("--data", o.data,
         "Where the data is (else $LOCKSTEP_DATA, else the distribution's folder)");
   value("--checkpoint-dir", o.checkpoint_dir, "Where to keep checkpoints");
@@ -143,6 +147,12 @@ void check_available(const CLI::App& app, const Options& o) {
   };
   require(o.group != "nccl" || o.device != "cpu",
           "[options] --group nccl connects GPUs; use it with --device cuda, or --group auto");
+  for (const char* flag : {"--matmul-table", "--tune-matmul"}) {
+    require(o.device != "cpu" || app.count(flag) == 0,
+            "[options] {} has an effect with --device cuda only, not with --device cpu", flag);
+  }
+  require(o.matmul_table.empty() || o.tune_matmul.empty(),
+          "[options] --tune-matmul makes a table and --matmul-table uses one; give one of them");
   for (const char* flag : {"--checkpoint-dir", "--checkpoint-every", "--resume"}) {
     if (app.count(flag) > 0) refuse(flag, "run without it");
   }

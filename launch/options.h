@@ -26,6 +26,8 @@ struct Options {
   int64_t powersgd_start = 1000;         // steps that powersgd leaves uncompressed
   std::string precision = "fp32";        // fp32, bf16, fp16
   std::string matmul_precision = "highest";  // highest, high, medium
+  std::string matmul_table;                  // of algorithms for products on GPUs; empty: none
+  std::string tune_matmul;                   // where to write such a table; empty: nowhere
   std::string data;                          // empty: LOCKSTEP_DATA, else the distribution's folder
   std::string checkpoint_dir;
   std::optional<int64_t> checkpoint_every;

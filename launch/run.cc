@@ -24,6 +24,7 @@
 #include "lockstep/launch/device_choice.h"
 #include "lockstep/launch/environment.h"
 #include "lockstep/launch/log.h"
+#include "lockstep/launch/matmul_table.h"
 #include "lockstep/launch/report.h"
 #include "lockstep/launch/signals.h"
 #include "lockstep/launch/summary.h"
@@ -113,6 +114,7 @@ void train_and_report(const CommandLine& line,
   train(job);
   const Report report = job.finish();
   if (reporting) write_report(o.report, report);
+  write_tuned_algorithms(o, group->rank(), job.device());
   job.write_trace();
   const distributed::ProcessGroup::LabelScope label(*group, distributed::Label("the job's end"));
   group->barrier().wait();  // nobody leaves with success before the files are there

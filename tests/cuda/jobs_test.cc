@@ -97,6 +97,46 @@ TEST(CudaJobs, ThreeRanksTrainTogether) {
   expect_same_losses(LINEAR_REGRESSION, "--max-steps 20 --global-batch 60", 1e-5, 3);
 }
 
+// One run times algorithms and writes a table, others take the table, all ranks the same.
+TEST(CudaJobs, TablesOfAlgorithmsForProducts) {
+  const Folder folder;
+  const std::string table = (folder.path() / "table.json").string();
+  const std::string job = "--device cuda --max-steps 3 --reduction bitwise --virtual-shards 4";
+  const Outcome tuned = run_job(LINEAR_REGRESSION, job + " --tune-matmul " + table, 2);
+  ASSERT_EQ(tuned.code, 0) << tuned.output;
+  EXPECT_NE(tuned.output.find("is not --reduction bitwise"), std::string::npos) << tuned.output;
+  nlohmann::json json;
+  std::ifstream(table) >> json;
+  ASSERT_FALSE(json.at("algorithms").empty());
+
+  const auto report = report_of(LINEAR_REGRESSION, job + " --matmul-table " + table, 2);
+  EXPECT_EQ(report.at("world_size"), 2);
+
+  const auto refusal = [&](const nlohmann::json& other) {
+    const std::string file = (folder.path() / "other.json").string();
+    std::ofstream(file) << other.dump();
+    const Outcome outcome = run_job(LINEAR_REGRESSION, job + " --matmul-table " + file, 2);
+    EXPECT_EQ(outcome.code, 1) << outcome.output;
+    return outcome.output;
+  };
+  nlohmann::json other = json;
+  other["gpu"] = "another";
+  const std::string text = refusal(other);
+  EXPECT_NE(text.find("was made for the GPU \"another\""), std::string::npos) << text;
+  EXPECT_NE(text.find("--tune-matmul FILE makes a new one"), std::string::npos) << text;
+  if (std::getenv("LOCKSTEP_CUDA_PLUGIN")) {  // the emulated library takes anything but this
+    other = json;
+    for (auto& [product, algorithm] : other["algorithms"].items()) algorithm = "unknown";
+    const std::string used = refusal(other);
+    EXPECT_NE(used.find("to unknown"), std::string::npos) << used;
+  }
+  const Outcome missing =
+      run_job(LINEAR_REGRESSION, job + " --matmul-table /nowhere/table.json", 2);
+  EXPECT_EQ(missing.code, 1) << missing.output;
+  EXPECT_NE(missing.output.find("/nowhere/table.json cannot be read"), std::string::npos)
+      << missing.output;
+}
+
 // What does not work on a GPU yet says so.
 TEST(CudaJobs, RefusesWhatIsNotThere) {
   const Outcome compressed =

@@ -34,6 +34,7 @@ TEST(Options, Defaults) {
   EXPECT_EQ(o.precision, "fp32");
   EXPECT_EQ(o.matmul_precision, "highest");
   EXPECT_EQ(o.data + o.log_dir + o.report + o.checkpoint_dir + o.trace, "");
+  EXPECT_EQ(o.matmul_table + o.tune_matmul, "");
 }
 
 TEST(Options, EveryAvailableFlag) {
@@ -159,6 +160,13 @@ const std::vector<BadLine> kBad = {
      {"--precision", "fp16", "--compression", "powersgd"},
      {"--precision fp16", "powersgd"}},
     {"MatmulLow", {"--matmul-precision", "low"}, {"--matmul-precision", "low"}},
+    {"TableOnTheCpu",
+     {"--matmul-table", "t.json"},
+     {"--matmul-table", "--device cuda only", "--device cpu"}},
+    {"TuningOnTheCpu", {"--tune-matmul", "t.json"}, {"--tune-matmul", "--device cuda only"}},
+    {"TuningByATable",
+     {"--device", "cuda", "--tune-matmul", "t.json", "--matmul-table", "t.json"},
+     {"--tune-matmul", "--matmul-table", "one of them"}},
     {"CheckpointDir", {"--checkpoint-dir", "c"}, {"--checkpoint-dir", "not available"}},
     {"CheckpointEvery", {"--checkpoint-every", "10"}, {"--checkpoint-every", "not available"}},
     {"Resume", {"--resume"}, {"--resume", "not available"}},
@@ -166,6 +174,11 @@ const std::vector<BadLine> kBad = {
 
 INSTANTIATE_TEST_SUITE_P(Table, OptionsBad, testing::ValuesIn(kBad),
                          [](const auto& info) { return std::string(info.param.what); });
+
+TEST(Options, TablesOfAlgorithms) {
+  EXPECT_EQ(parse({"--device", "cuda", "--matmul-table", "t.json"}).options.matmul_table, "t.json");
+  EXPECT_EQ(parse({"--device", "cuda", "--tune-matmul", "u.json"}).options.tune_matmul, "u.json");
+}
 
 TEST(ChooseDevice, GivesEveryRankOfAMachineAGpuInTurns) {
   EXPECT_EQ(choose_device("cuda", -1, 1, "").str(), "cuda:0");
