@@ -30,8 +30,8 @@ Bucket::Bucket(ProcessGroup& group, const NamedTensors& parameters, size_t extra
       extras_(extras),
       reduction_(reduction ? std::move(reduction) : make_all_reduction()) {
   check<Error>(device_.is_cpu() || !reduction_->needs_host_memory(),
-               "[data_parallel] powersgd and communication hooks that read gradients themselves "
-               "need them on the cpu, and {} is on {}; leave them out, or use --device cpu",
+               "[data_parallel] communication hooks that read gradients themselves need them on "
+               "the cpu, and {} is on {}; leave them out, or use --device cpu",
                parameters.front().first, device_.str());
   std::vector<std::string> names;
   for (const auto& [name, p] : parameters) {

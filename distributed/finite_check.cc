@@ -6,9 +6,11 @@
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/finite_kernels.h"
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/gradient_kernels.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
+#include "lockstep/engine/tensor/factory.h"
 
 namespace lockstep::distributed {
 namespace {
@@ -33,6 +35,15 @@ bool all_finite(const Tensor& tensor) {
                               tensor.numel());
 }
 
+// One for each, of one device, which looks at all in one pass: not 0 if something is there.
+Tensor ask_device(std::span<const Tensor> tensors) {
+  const autograd::NoGrad no_grad;
+  const Device device = tensors.front().device();
+  const Tensor flags = empty({std::ssize(tensors)}, {DType::kFloat32, device});
+  gradient_kernels_of(device)->flag_non_finite(flags, tensors);
+  return flags;
+}
+
 double element(const Tensor& tensor, int64_t at) {
   return tensor.dtype() == DType::kFloat64 ? tensor.data<double>()[at]
                                            : double{tensor.data<float>()[at]};
@@ -46,10 +57,8 @@ int64_t first_non_finite(const Tensor& tensor) {
   check(tensor.is_contiguous(), "[finite_check] the tensor must be contiguous, got strides {}",
         tensor.strides().str());
   if (!tensor.device().is_cpu()) {
-    const autograd::NoGrad no_grad;
     const SyncAllowed allowed;
-    // A sum of zeros, or NaN.
-    return sum(mul(tensor, 0.0)).item() == 0.0 ? -1 : first_non_finite(tensor.to(Device{}));
+    return ask_device({&tensor, 1}).item() == 0.0 ? -1 : first_non_finite(tensor.to(Device{}));
   }
   if (tensor.numel() == 0 || all_finite(tensor)) return -1;
   return tensor.dtype() == DType::kFloat64 ? find<double>(tensor) : find<float>(tensor);
@@ -58,15 +67,16 @@ int64_t first_non_finite(const Tensor& tensor) {
 void FiniteCheck::begin() {
   findings_.clear();
   asked_.clear();
+  answers_.clear();
+  names_.clear();
+  gradients_.clear();
 }
 
 void FiniteCheck::look(const std::string& parameter, const Tensor& gradient) {
   if (!enabled_) return;
   if (!gradient.device().is_cpu()) {
-    // The device is asked now, while the gradient is this rank's own, and answers later. A sum of
-    // zeros is 0, and NaN if one of them came from NaN or infinity.
-    const autograd::NoGrad no_grad;
-    if (gradient.numel() > 0) asked_.emplace_back(parameter, sum(mul(gradient, 0.0)));
+    names_.push_back(parameter);
+    gradients_.push_back(gradient.detach().contiguous());
     return;
   }
   const Tensor dense = gradient.contiguous();
@@ -87,31 +97,32 @@ void FiniteCheck::add(const std::string& parameter, const std::string& what) {
   if (!known) findings_.push_back(parameter + "\t" + what);
 }
 
-// One for each question.
-Tensor FiniteCheck::answers() const {
-  const autograd::NoGrad no_grad;
-  std::vector<Tensor> all;
-  for (const auto& [parameter, answer] : asked_) {
-    all.push_back(answer.to(asked_.front().second.dtype()));
-  }
-  return stack(all, 0);
+void FiniteCheck::ask() {
+  if (gradients_.empty()) return;
+  answers_.push_back(ask_device(gradients_));
+  asked_.insert(asked_.end(), names_.begin(), names_.end());
+  names_.clear();
+  gradients_.clear();
 }
 
-Tensor FiniteCheck::answer() const {
+Tensor FiniteCheck::answer() {
+  ask();
   const autograd::NoGrad no_grad;
-  return asked_.empty() ? Tensor() : sum(answers()).view({1});
+  return answers_.empty() ? Tensor() : sum(cat(answers_, 0)).view({1});
 }
 
 // Waits for the device.
 void FiniteCheck::name_answers() {
-  if (asked_.empty()) return;
+  if (answers_.empty()) return;
   const SyncAllowed allowed;
-  const std::vector<double> values = answers().to_vector();
+  const autograd::NoGrad no_grad;
+  const std::string device = answers_.front().device().str();
+  const std::vector<double> values = cat(answers_, 0).to_vector();
   for (size_t i = 0; i < values.size(); ++i) {
-    const auto& [parameter, answer] = asked_[i];
-    if (values[i] != 0.0) add(parameter, "nan or inf on " + answer.device().str());
+    if (values[i] != 0.0) add(asked_[i], "nan or inf on " + device);
   }
   asked_.clear();
+  answers_.clear();
 }
 
 void FiniteCheck::fail(ProcessGroup& group, const std::string& step) {

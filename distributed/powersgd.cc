@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -9,10 +8,10 @@
 #include "lockstep/distributed/compression.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/cpu/thread_pool.h"
+#include "lockstep/engine/gradient_kernels.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
-#include "lockstep/engine/tensor/philox.h"
 
 // A bucket travels in two messages:
 //
@@ -25,8 +24,9 @@
 // these errors add up to what the result lacks.
 //
 // All ranks must compute the same bits from the same sums. The products with M are summed over the
-// ranks afterwards, so they may come from any kernel; what follows the sums is plain arithmetic
-// here, the same on every machine.
+// ranks afterwards, so they may come from any kernel; what follows the sums is plain arithmetic,
+// the same on every machine: here, or a GPU's own (engine/gradient_kernels.h), which also decides
+// by itself what depends on the numbers. So nobody waits for it.
 namespace lockstep::distributed {
 namespace {
 
@@ -41,15 +41,26 @@ double dot(const T* a, const T* b, int64_t n) {
   return sum;
 }
 
-// Gram-Schmidt over the rows of `vectors`, twice for each, since once leaves a part of the others
-// where little is left of a row. A row that is nothing but rounding beside the others becomes zero;
-// made a unit vector, it would point anywhere, at the others too. So do rows that are not finite.
-// Returns which rows those are.
 template <typename T>
-std::vector<int64_t> orthonormalize(const Tensor& vectors) {
-  const int64_t count = vectors.size(0);
-  const int64_t n = vectors.size(1);
-  T* const all = vectors.data<T>();
+void draw_row(const VectorSet& set, int64_t row) {
+  const int64_t columns = set.vectors.size(1);
+  const auto draw = static_cast<uint32_t>(*set.draws.data<int32_t>());
+  T* const to = set.vectors.data<T>() + row * columns;
+  for (int64_t j = 0; j < columns; j += 4) {
+    const auto values =
+        set.random.four(draw, static_cast<uint32_t>(row), static_cast<uint32_t>(j / 4));
+    for (int64_t k = 0; k < std::min<int64_t>(4, columns - j); ++k) {
+      to[j + k] = static_cast<T>(values[static_cast<size_t>(k)]);
+    }
+  }
+}
+
+// GradientKernels::orthonormalize(), of one set.
+template <typename T>
+void orthonormalize(const VectorSet& set) {
+  const int64_t count = set.vectors.size(0);
+  const int64_t n = set.vectors.size(1);
+  T* const all = set.vectors.data<T>();
   const double least = 64.0 * static_cast<double>(std::numeric_limits<T>::epsilon());
   std::vector<int64_t> zeroed;
   for (int64_t k = 0; k < count; ++k) {
@@ -72,19 +83,21 @@ std::vector<int64_t> orthonormalize(const Tensor& vectors) {
     }
     if (!useful) zeroed.push_back(k);
   }
-  return zeroed;
+  if (zeroed.empty() || !set.draws.defined()) return;
+  ++*set.draws.data<int32_t>();
+  for (const int64_t row : zeroed) draw_row<T>(set, row);
 }
 
-// m = P Q^T, and error = m before that, less `share` of it now.
+// GradientKernels::reconstruct().
 template <typename T>
-void reconstruct(const Tensor& p, const Tensor& q, T share, const Tensor& m, const Tensor& error) {
-  const int64_t rank = p.size(0);
-  const int64_t rows = p.size(1);
-  const int64_t columns = q.size(1);
-  const T* const p_data = p.data<T>();
-  const T* const q_data = q.data<T>();
-  T* const m_data = m.data<T>();
-  T* const error_data = error.data<T>();
+void reconstruct(const Factored& matrix, T share) {
+  const int64_t rank = matrix.p.size(0);
+  const int64_t rows = matrix.p.size(1);
+  const int64_t columns = matrix.q.size(1);
+  const T* const p_data = matrix.p.data<T>();
+  const T* const q_data = matrix.q.data<T>();
+  T* const m_data = matrix.m.data<T>();
+  T* const error_data = matrix.error.data<T>();
   const int64_t rows_at_a_time = std::max<int64_t>(1, kTile / columns);
   cpu::parallel_for((rows + rows_at_a_time - 1) / rows_at_a_time, [=](int64_t tile) {
     const int64_t end = std::min(rows, (tile + 1) * rows_at_a_time);
@@ -108,10 +121,43 @@ void reconstruct(const Tensor& p, const Tensor& q, T share, const Tensor& m, con
   });
 }
 
+template <typename Body>
+void with_dtype(DType dtype, Body body) {
+  dtype == DType::kFloat64 ? body.template operator()<double>() : body.template operator()<float>();
+}
+
+void orthonormalize(const std::vector<VectorSet>& sets) {
+  if (sets.empty()) return;
+  const Tensor& first = sets.front().vectors;
+  if (auto* const device = gradient_kernels_of(first.device())) {
+    device->orthonormalize(sets);
+    return;
+  }
+  for (const VectorSet& set : sets) {
+    with_dtype(first.dtype(), [&]<typename T>() { orthonormalize<T>(set); });
+  }
+}
+
+// `count` (1): how many ranks contributed. Where none did nothing happens.
+void reconstruct(const Factored& matrix, double share, const Tensor& count) {
+  if (auto* const device = gradient_kernels_of(matrix.m.device())) {
+    device->reconstruct(matrix, share, count);
+    return;
+  }
+  with_dtype(matrix.m.dtype(), [&]<typename T>() {
+    if (*count.data<T>() > T(0)) reconstruct<T>(matrix, static_cast<T>(share));
+  });
+}
+
+Tensor tensor_of(const Buffer& buffer) {
+  return from_memory(buffer.data, {buffer.count}, buffer.dtype, nullptr, buffer.device);
+}
+
 class PowerSgd final : public BucketReduction {
  public:
   explicit PowerSgd(const PowerSgdOptions& options) : options_(options) {}
 
+  bool needs_host_memory() const override { return false; }
   void attach(ProcessGroup& group, const Bucket& bucket) override;
   void launch(ProcessGroup& group, const Bucket& bucket) override;
   void proceed(ProcessGroup& group, const Bucket& bucket) override;
@@ -119,33 +165,19 @@ class PowerSgd final : public BucketReduction {
   size_t sent_bytes() const override { return exact_ ? 0 : first_.bytes() + second_.bytes(); }
   void discard() override {
     const autograd::NoGrad no_grad;
-    for (const Matrix& matrix : matrices_) matrix.error.zero_();
+    for (const Matrix& matrix : matrices_) matrix.factored.error.zero_();
   }
 
  private:
   struct Matrix {
-    size_t entry;     // in the bucket
-    Tensor m, error;  // rows x columns; m is the gradient's own place
-    Tensor p, q;      // rank x rows, rank x columns, in the messages
-    uint64_t stream;  // of random numbers, by the parameter's name
-    uint32_t draws = 0;
+    size_t entry;       // in the bucket
+    Factored factored;  // m is the gradient's own place; p and q lie in the messages
+    VectorSet start;    // q, of which the next one starts
   };
 
   int64_t rank_of(const Tensor& parameter) const;
-  template <typename T>
-  void draw(Matrix& matrix, int64_t row) const;
-  template <typename T>
-  void renew(Matrix& matrix, const std::vector<int64_t>& rows) const {
-    if (!rows.empty()) ++matrix.draws;
-    for (const int64_t row : rows) draw<T>(matrix, row);
-  }
-  template <typename T>
-  void finish_matrices();
-  template <typename Body>
-  void with_dtype(Body body) const {
-    dtype_ == DType::kFloat64 ? body.template operator()<double>()
-                              : body.template operator()<float>();
-  }
+  void add_matrix(const Bucket::Entry& entry, size_t number, const Factored& factored);
+  std::vector<VectorSet> starts() const;
 
   const PowerSgdOptions options_;
   DType dtype_ = DType::kFloat32;
@@ -173,6 +205,7 @@ int64_t PowerSgd::rank_of(const Tensor& parameter) const {
 void PowerSgd::attach(ProcessGroup& group, const Bucket& bucket) {
   const Tensor gradients = bucket.gradients();
   const Buffer trailer = bucket.trailer_buffer();
+  const Device device = gradients.device();
   dtype_ = gradients.dtype();
   ranks_ = group.size();
   int64_t first = trailer.count;
@@ -189,15 +222,17 @@ void PowerSgd::attach(ProcessGroup& group, const Bucket& bucket) {
     std::shared_ptr<Memory> memory;
     int64_t used = 0;
     DType dtype;
-    Tensor take(const Dims& sizes, int64_t count) {
+    Device device;
+    Tensor take(const Dims& sizes) {
+      const int64_t count = sizes.product();
       auto* const at = static_cast<std::byte*>(memory->data()) +
                        static_cast<size_t>(std::exchange(used, used + count)) * size_of(dtype);
-      return from_memory(at, sizes, dtype, memory);
+      return from_memory(at, sizes, dtype, memory, device);
     }
   };
   const auto message = [&](int64_t count) {
-    return Message{group.allocate(static_cast<size_t>(count) * size_of(dtype_), Device{}), 0,
-                   dtype_};
+    return Message{group.allocate(static_cast<size_t>(count) * size_of(dtype_), device), 0, dtype_,
+                   device};
   };
   Message to_first = message(first);
   Message to_second = message(second);
@@ -208,37 +243,34 @@ void PowerSgd::attach(ProcessGroup& group, const Bucket& bucket) {
     const Tensor place = gradients.narrow(0, entry.offset, n);
     const int64_t rank = rank_of(entry.parameter);
     if (rank == 0) {
-      others_.emplace_back(place, to_first.take({n}, n));
+      others_.emplace_back(place, to_first.take({n}));
       continue;
     }
     const int64_t rows = entry.parameter.size(0);
     const int64_t columns = n / rows;
-    matrices_.push_back({e, place.view({rows, columns}), zeros({rows, columns}, {dtype_}),
-                         to_first.take({rank, rows}, rank * rows),
-                         to_second.take({rank, columns}, rank * columns), Label(entry.name).hash});
-    with_dtype([&]<typename T>() {
-      for (int64_t k = 0; k < rank; ++k) draw<T>(matrices_.back(), k);
-    });
+    add_matrix(entry, e,
+               {place.view({rows, columns}), zeros({rows, columns}, {dtype_, device}),
+                to_first.take({rank, rows}), to_second.take({rank, columns})});
   }
-  trailer_ = to_first.take({trailer.count}, trailer.count);
-  first_ = {to_first.memory->data(), first, dtype_, Device{}};
-  second_ = {to_second.memory->data(), second, dtype_, Device{}};
+  orthonormalize(starts());
+  trailer_ = to_first.take({trailer.count});
+  first_ = {to_first.memory->data(), first, dtype_, device};
+  second_ = {to_second.memory->data(), second, dtype_, device};
 }
 
-template <typename T>
-void PowerSgd::draw(Matrix& matrix, int64_t row) const {
+// Q is nothing yet, so that all of it is drawn.
+void PowerSgd::add_matrix(const Bucket::Entry& entry, size_t number, const Factored& factored) {
+  factored.q.zero_();
+  const Tensor draws = full({1}, -1, {DType::kInt32, factored.q.device()});
   const Philox philox{static_cast<uint32_t>(options_.seed),
                       static_cast<uint32_t>(options_.seed >> 32) ^ kPurpose};
-  const int64_t columns = matrix.q.size(1);
-  T* const to = matrix.q.data<T>() + row * columns;
-  for (int64_t j = 0; j < columns; j += 4) {
-    const auto words =
-        philox(static_cast<uint32_t>(j / 4), (matrix.draws << 16) ^ static_cast<uint32_t>(row),
-               static_cast<uint32_t>(matrix.stream), static_cast<uint32_t>(matrix.stream >> 32));
-    for (int64_t k = 0; k < std::min<int64_t>(4, columns - j); ++k) {
-      to[j + k] = static_cast<T>(2.0f * uniform_float(words[static_cast<size_t>(k)]) - 1.0f);
-    }
-  }
+  matrices_.push_back({number, factored, {factored.q, draws, {philox, Label(entry.name).hash}}});
+}
+
+std::vector<VectorSet> PowerSgd::starts() const {
+  std::vector<VectorSet> all;
+  for (const Matrix& matrix : matrices_) all.push_back(matrix.start);
+  return all;
 }
 
 void PowerSgd::launch(ProcessGroup& group, const Bucket& bucket) {
@@ -248,13 +280,12 @@ void PowerSgd::launch(ProcessGroup& group, const Bucket& bucket) {
     return;
   }
   const autograd::NoGrad no_grad;
-  for (const Matrix& matrix : matrices_) {
+  for (const auto& [number, matrix, start] : matrices_) {
     matrix.m.add_(matrix.error);
     matrix.p.copy_(matmul(matrix.q, matrix.m.t()));
   }
   for (const auto& [place, message] : others_) message.copy_(place);
-  const Buffer trailer = bucket.trailer_buffer();
-  std::memcpy(trailer_.data_ptr(), trailer.data, trailer.bytes());
+  trailer_.copy_(tensor_of(bucket.trailer_buffer()));
   issue(group.all_reduce(first_));
 }
 
@@ -262,8 +293,10 @@ void PowerSgd::proceed(ProcessGroup& group, const Bucket&) {
   if (exact_) return;
   first_times_ = wait();
   const autograd::NoGrad no_grad;
-  for (const Matrix& matrix : matrices_) {
-    with_dtype([&]<typename T>() { orthonormalize<T>(matrix.p); });
+  std::vector<VectorSet> sums;
+  for (const Matrix& matrix : matrices_) sums.push_back({matrix.factored.p, {}, {}});
+  orthonormalize(sums);
+  for (const auto& [number, matrix, start] : matrices_) {
     matrix.q.copy_(matmul(matrix.p, matrix.m));
   }
   issue(group.all_reduce(second_));
@@ -276,23 +309,15 @@ Work::Times PowerSgd::finish(const Bucket& bucket) {
   times.started = first_times_.started;
   const autograd::NoGrad no_grad;
   for (const auto& [place, message] : others_) place.copy_(message);
-  const Buffer trailer = bucket.trailer_buffer();
-  std::memcpy(trailer.data, trailer_.data_ptr(), trailer.bytes());
-  with_dtype([&]<typename T>() { finish_matrices<T>(); });
-  return times;
-}
-
-template <typename T>
-void PowerSgd::finish_matrices() {
-  const T* const counts = trailer_.data<T>();
-  for (Matrix& matrix : matrices_) {
+  tensor_of(bucket.trailer_buffer()).copy_(trailer_);
+  for (const Matrix& matrix : matrices_) {
     // A gradient that no rank contributed to stays undefined: what is kept waits for the next.
-    if (counts[matrix.entry] > T(0)) {
-      reconstruct<T>(matrix.p, matrix.q, T(1) / static_cast<T>(ranks_), matrix.m, matrix.error);
-    }
-    // The next one's start. Where P had less than full rank Q has nothing to start from.
-    renew<T>(matrix, orthonormalize<T>(matrix.q));
+    reconstruct(matrix.factored, 1.0 / ranks_,
+                trailer_.narrow(0, static_cast<int64_t>(matrix.entry), 1));
   }
+  // The next one's start. Where P had less than full rank Q has nothing to start from.
+  orthonormalize(starts());
+  return times;
 }
 
 }  // namespace

@@ -292,6 +292,7 @@ void Reducer::on_gradient(size_t number) {
                "the all-reduce. Was it unfrozen, or backward() called, inside of backward?",
                entry.name);
   if (reducing_ || passes_apart_ > 0) finite_check_.look(entry.name, entry.slot->view);
+  if (passes_apart_ > 0) finite_check_.ask();
   bucket.collect(at);
   if (!reducing_) return;
   if (learning_ && !entry.ready) arrived_.push_back(number);
@@ -306,6 +307,7 @@ void Reducer::launch_ready() {
     if (place.idle) continue;
     if (!place.bucket->all_ready()) return;
     look_for_non_finite(place);
+    finite_check_.ask();
     place.bucket->launch(*group_, false);
   }
 }

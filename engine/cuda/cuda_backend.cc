@@ -4,11 +4,13 @@
 #include "lockstep/engine/cuda/cross_entropy.h"
 #include "lockstep/engine/cuda/elementwise.h"
 #include "lockstep/engine/cuda/event.h"
+#include "lockstep/engine/cuda/finite.h"
 #include "lockstep/engine/cuda/gemm.h"
 #include "lockstep/engine/cuda/graph.h"
 #include "lockstep/engine/cuda/indexing.h"
 #include "lockstep/engine/cuda/layer_norm.h"
 #include "lockstep/engine/cuda/libraries.h"
+#include "lockstep/engine/cuda/low_rank.h"
 #include "lockstep/engine/cuda/memory.h"
 #include "lockstep/engine/cuda/norm.h"
 #include "lockstep/engine/cuda/optimizer.h"
@@ -20,6 +22,7 @@
 #include "lockstep/engine/cuda/sort.h"
 #include "lockstep/engine/cuda/status.h"
 #include "lockstep/engine/fused_attention.h"
+#include "lockstep/engine/gradient_kernels.h"
 #include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/same_device.h"
@@ -54,6 +57,7 @@ bool is_for_library(const GemmCall& c) {
 class CudaBackend final : public Backend,
                           public Capturing,
                           public FusedAttention,
+                          public GradientKernels,
                           public Transfers {
  public:
   explicit CudaBackend(int index)
@@ -358,6 +362,21 @@ class CudaBackend final : public Backend,
 
   // -- graphs
   std::unique_ptr<DeviceGraph> make_graph() override { return captures_.make_graph(); }
+
+  // -- gradients
+  void flag_non_finite(const Tensor& flags, std::span<const Tensor> tensors) override {
+    check_on_device("flag_non_finite", device(), flags);
+    for (const Tensor& t : tensors) check_on_device("flag_non_finite", device(), t);
+    cuda::flag_non_finite(stream(), flags, tensors);
+  }
+  void orthonormalize(std::span<const VectorSet> sets) override {
+    for (const auto& set : sets) check_on_device("orthonormalize", device(), set.vectors);
+    cuda::orthonormalize(stream(), sets);
+  }
+  void reconstruct(const Factored& matrix, double share, const Tensor& count) override {
+    check_on_device("reconstruct", device(), matrix.m, matrix.error, matrix.p, matrix.q, count);
+    cuda::reconstruct(stream(), matrix, share, count);
+  }
 
  private:
   static void forbid_host_memory() {

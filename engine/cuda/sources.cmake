@@ -21,8 +21,8 @@ function(lockstep_cuda_sources host device)
     ${folder}/status.cc
     PARENT_SCOPE)
   set(kernels "")
-  foreach(topic conv cross_entropy elementwise gemm indexing layer_norm norm optimizer pointwise pool
-      reduction scan softmax sort)
+  foreach(topic conv cross_entropy elementwise finite gemm indexing layer_norm low_rank
+      norm optimizer pointwise pool reduction scan softmax sort)
     list(APPEND kernels ${folder}/${topic}.cu)
   endforeach()
   foreach(part RANGE 3)  # kPointwiseParts of them

@@ -309,5 +309,20 @@ TEST(NcclGroup, BitwiseIsTheSameOnOneRankAndSeveral) {
   EXPECT_EQ(after_training(group, own_device()), expected);
 }
 
+TEST(NcclGroup, PowerSgdIsTheCpus) {
+  const Values cpu = after_compressed_training(make_host(), {}, few_numbers());
+  const Group group = make();
+  Values cuda;
+  {
+    const Watched watched;
+    cuda = after_compressed_training(group, own_device(), few_numbers());
+  }
+  ASSERT_EQ(cuda.size(), cpu.size());
+  for (size_t i = 0; i < cpu.size(); ++i) EXPECT_NEAR(cuda[i], cpu[i], 2e-5) << i;
+  Values first = cuda;
+  group->broadcast({first.data(), std::ssize(first), DType::kFloat64, Device{}}, 0).wait();
+  EXPECT_EQ(cuda, first);
+}
+
 }  // namespace
 }  // namespace lockstep::distributed::testing

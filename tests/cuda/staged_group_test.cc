@@ -26,8 +26,11 @@ namespace {
 
 const Device kCuda{DeviceType::kCuda, 0};
 using Values = std::vector<double>;
+using testing::after_compressed_training;
 using testing::after_training;
+using testing::few_numbers;
 using testing::Net;
+using testing::Watched;
 
 Buffer buffer_of(const Tensor& t) { return {t.data_ptr(), t.numel(), t.dtype(), t.device()}; }
 
@@ -168,14 +171,6 @@ TEST(StagedGroup, BitwiseIsTheSameOnOneRankAndTwoWithBuffers) {
   ASSERT_GT(expected.size(), 40u);
   with_two_ranks([&](const Group& group) { EXPECT_EQ(after_training(group, kCuda), expected); });
 }
-
-// A scope in which whoever waits for the device without meaning to gets an exception.
-struct Watched {
-  Watched() { cuda::set_sync_debug_mode("error"); }
-  ~Watched() { cuda::set_sync_debug_mode("default"); }
-  Watched(const Watched&) = delete;
-  Watched& operator=(const Watched&) = delete;
-};
 
 // Three steps of two micro-batches; the losses that were reported.
 Values train_watched(const Group& group, Device device, NonFinite non_finite, double poison) {
@@ -319,6 +314,29 @@ TEST(StagedGroup, CompressedGradientsAreThoseOfTheCpu) {
       for (size_t i = 0; i < cpu.size(); ++i) EXPECT_NEAR(cuda[i], cpu[i], 1e-3) << i;
     }
   });
+}
+
+TEST(StagedGroup, PowerSgdIsTheCpusAndNobodyWaitsForIt) {
+  std::vector<Values> cpu(2), cuda(2), exact(2);
+  const auto train = [](std::vector<Values>& all, Device device, const MakeReduction& compression) {
+    with_two_ranks([&](const Group& group) {
+      all[static_cast<size_t>(group->rank())] =
+          after_compressed_training(group, device, compression);
+    });
+  };
+  train(cpu, {}, few_numbers());
+  train(exact, {}, {});
+  {
+    const Watched watched;
+    train(cuda, kCuda, few_numbers());
+  }
+  EXPECT_EQ(cuda[0], cuda[1]);
+  double apart = 0;
+  for (size_t i = 0; i < cpu[0].size(); ++i) {
+    EXPECT_NEAR(cuda[0][i], cpu[0][i], 2e-5) << i;
+    apart = std::max(apart, std::fabs(cpu[0][i] - exact[0][i]));
+  }
+  EXPECT_GT(apart, 1e-3);  // the gradients were compressed indeed
 }
 
 TEST(StagedGroup, ASumThatOverflowsInSixteenBitsIsNamed) {
