@@ -86,12 +86,11 @@ endif()
 # Plugin and core exchange C++ objects: both carry a hash of what these headers say, and the core
 # refuses a plugin with another one (engine/plugin_table.h).
 set(seam "")
-foreach(header backend.h capture.h device_comm.h fused_attention.h gradient_kernels.h
-    plugin_table.h sync_debug.h
-    transfer.h ops/pointwise_call.h ops/pointwise_list.h tensor/device.h tensor/dims.h tensor/draw.h
-    tensor/dtype.h tensor/error.h tensor/intrusive.h tensor/philox.h tensor/random.h tensor/scalar.h
-    tensor/storage.h tensor/tensor.h tensor/tensor_impl.h autograd/gradient_slot.h autograd/node.h
-    autograd/view_history.h)
+foreach(header backend.h capture.h device_comm.h fused_attention.h gradient_kernels.h index_checks.h
+    plugin_table.h sync_debug.h transfer.h ops/pointwise_call.h ops/pointwise_list.h tensor/device.h
+    tensor/dims.h tensor/draw.h tensor/dtype.h tensor/error.h tensor/intrusive.h tensor/philox.h
+    tensor/random.h tensor/scalar.h tensor/storage.h tensor/tensor.h tensor/tensor_impl.h
+    autograd/gradient_slot.h autograd/node.h autograd/view_history.h)
   file(READ ${PROJECT_SOURCE_DIR}/engine/${header} text)
   string(APPEND seam "${text}")
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS

@@ -16,6 +16,7 @@
 #include "lockstep/engine/autograd/backward.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/capture.h"
+#include "lockstep/engine/index_checks.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/exception_text.h"
@@ -300,9 +301,18 @@ bool DataParallel::finish(const std::exception_ptr& failure) {
     synchronize_buffers(outcome.sums.first_active());
   }
   check_lockstep_now_and_then(active == group_->size());
+  throw_wrong_index();
   set_activity(Phase::kStep);
   report(std::move(outcome), {backward_done, Clock::now()}, skipped);
   return active == 0;
+}
+
+// What a device has found by itself, before the optimizer takes the step. With NonFinite::kThrow
+// all ranks have thrown for the NaN that comes of it.
+void DataParallel::throw_wrong_index() const {
+  auto* const device = index_checks_of(reducer_->buckets().front()->gradient_buffer().device);
+  if (device == nullptr) return;
+  if (const std::string text = device->wrong_index(); !text.empty()) throw IndexError(text);
 }
 
 void DataParallel::report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait,

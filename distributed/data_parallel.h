@@ -213,6 +213,7 @@ class DataParallel {
   // there was nobody left to contribute.
   bool finish(const std::exception_ptr& failure);
   void check_shards(const data::Step& step) const;
+  void throw_wrong_index() const;
   void report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait, bool skipped) const;
   void throw_poisoned(const std::exception_ptr& failure);
   void discard_non_finite(const Reducer::Outcome& outcome);

@@ -7,6 +7,7 @@
 #include "lockstep/distributed/finite_kernels.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/gradient_kernels.h"
+#include "lockstep/engine/index_checks.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
@@ -15,7 +16,8 @@
 namespace lockstep::distributed {
 namespace {
 
-constexpr size_t kNamed = 3;  // parameters per rank
+constexpr size_t kNamed = 3;                     // parameters per rank
+constexpr std::string_view kIndex = "an index";  // in a parameter's place: why there are NaN
 
 template <typename T>
 int64_t find(const Tensor& tensor) {
@@ -126,8 +128,12 @@ void FiniteCheck::name_answers() {
 }
 
 void FiniteCheck::fail(ProcessGroup& group, const std::string& step) {
+  // Taken first: naming the answers waits for the device, which would throw it on this rank alone.
+  const Tensor asked = answers_.empty() ? Tensor() : answers_.front();
+  const std::string why =
+      asked.defined() ? index_checks_of(asked.device())->wrong_index() : std::string();
   name_answers();
-  std::string mine;
+  std::string mine = why.empty() ? "" : fmt::format("{}\t{}\n", kIndex, why);
   for (size_t i = 0; i < std::min(findings_.size(), kNamed); ++i) mine += findings_[i] + "\n";
   if (findings_.size() > kNamed) mine += fmt::format("\t{}\n", findings_.size() - kNamed);
   const auto texts = exchange_texts(group, mine);
@@ -139,7 +145,9 @@ void FiniteCheck::fail(ProcessGroup& group, const std::string& step) {
       if (tab == std::string::npos || end == std::string::npos) break;  // cut
       const std::string what = texts[r].substr(tab + 1, end - tab - 1);
       message += message.empty() ? "" : ", ";
-      if (tab == begin) {
+      if (texts[r].substr(begin, tab - begin) == kIndex) {
+        message += fmt::format("{} on rank {}", what, r);
+      } else if (tab == begin) {
         message += fmt::format("{} more on rank {}", what, r);
       } else {
         message += fmt::format("gradient of {} is not finite on rank {} ({})",

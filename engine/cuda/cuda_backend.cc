@@ -7,6 +7,7 @@
 #include "lockstep/engine/cuda/finite.h"
 #include "lockstep/engine/cuda/gemm.h"
 #include "lockstep/engine/cuda/graph.h"
+#include "lockstep/engine/cuda/index_check.h"
 #include "lockstep/engine/cuda/indexing.h"
 #include "lockstep/engine/cuda/layer_norm.h"
 #include "lockstep/engine/cuda/libraries.h"
@@ -58,6 +59,7 @@ class CudaBackend final : public Backend,
                           public Capturing,
                           public FusedAttention,
                           public GradientKernels,
+                          public IndexChecks,
                           public Transfers {
  public:
   explicit CudaBackend(int index)
@@ -97,6 +99,7 @@ class CudaBackend final : public Backend,
     about_to_wait("a copy to the host");
     check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()), "copy to host");
     check_cuda(cudaStreamSynchronize(stream()), "copy to host");
+    throw_wrong_index();
   }
   size_t bytes_in_use() const override { return memory_.bytes_in_use(); }
   size_t peak_bytes() const override { return memory_.peak_bytes(); }
@@ -108,6 +111,7 @@ class CudaBackend final : public Backend,
     about_to_wait("synchronize()");
     check_cuda(cudaStreamSynchronize(stream()), "synchronize");
     check_cuda(cudaStreamSynchronize(copies_.get()), "synchronize");
+    throw_wrong_index();
   }
 
   // -- transfers
@@ -179,6 +183,13 @@ class CudaBackend final : public Backend,
       fill_random(compute, out, kind, p, q, key);
     }
   }
+
+  // -- indices
+  void check_indices(const IndexRule& rule, const Tensor& index, const Tensor& poisoned) override {
+    check_on_device("check_indices", device(), index, poisoned);
+    wrong_index_.check(stream(), rule, index.contiguous(), poisoned);
+  }
+  std::string wrong_index() override { return wrong_index_.take(); }
 
   // -- reductions and indexing
   void sum(const Tensor& out, const Tensor& in) override {
@@ -357,7 +368,9 @@ class CudaBackend final : public Backend,
   }
   double sum_of_squares(std::span<const OptimizerSegment> segments) override {
     about_to_wait("the norm of gradients");
-    return cuda::sum_of_squares(stream(), device(), segments);
+    const double sum = cuda::sum_of_squares(stream(), device(), segments);
+    throw_wrong_index();
+    return sum;
   }
 
   // -- graphs
@@ -389,6 +402,9 @@ class CudaBackend final : public Backend,
                       "call step() of an optim::SGD, Adam or AdamW");
   }
 
+  void throw_wrong_index() {
+    if (const std::string text = wrong_index(); !text.empty()) throw IndexError(text);
+  }
   // For every call: the thread's device is this one.
   cudaStream_t stream(Lane lane = Lane::kCompute) const {
     make_current(index_);
@@ -401,6 +417,7 @@ class CudaBackend final : public Backend,
   MemoryPool memory_;
   PinnedPool pinned_;
   Captures captures_;
+  IndexCheck wrong_index_;
 };
 
 }  // namespace

@@ -26,6 +26,19 @@ void dispatch_width(int64_t bytes, const void* a, const void* b, F&& fn) {
   return fn(uint8_t{});
 }
 
+// Of what is not there: NaN in every floating dtype, -1 in integers.
+template <typename Word>
+__device__ Word nothing() {
+  return static_cast<Word>(~Word{});
+}
+template <>
+__device__ inline Bytes16 nothing<Bytes16>() {
+  return {~uint64_t{}, ~uint64_t{}};
+}
+__device__ inline bool is_within(int64_t index, int64_t length) {
+  return index >= 0 && index < length;
+}
+
 // `in` is (outer, length, inner) and `out` (outer, count, inner), of words.
 template <typename Word>
 __global__ void __launch_bounds__(kThreads)
@@ -35,8 +48,11 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = grid_index(); i < n; i += grid_size()) {
     const Split by_inner = split(i, lines.inner);
     const Split by_count = split(by_inner.quotient, count);
-    const int64_t row = by_count.quotient * lines.length.value() + index[by_count.remainder];
-    out[i] = in[row * lines.inner.value() + by_inner.remainder];
+    const int64_t place = index[by_count.remainder];
+    const int64_t row = by_count.quotient * lines.length.value() + place;
+    out[i] = is_within(place, lines.length.value())
+                 ? in[row * lines.inner.value() + by_inner.remainder]
+                 : nothing<Word>();
   }
 }
 
@@ -44,9 +60,10 @@ __global__ void __launch_bounds__(kThreads)
 template <typename Word>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(Word* out, const Word* in, const int64_t* index, const Axes others, int64_t step,
-                  int64_t n) {
+                  int64_t length, int64_t n) {
   for (int64_t i = grid_index(); i < n; i += grid_size()) {
-    out[i] = in[offset_in(others, i) + index[i] * step];
+    const int64_t place = index[i];
+    out[i] = is_within(place, length) ? in[offset_in(others, i) + place * step] : nothing<Word>();
   }
 }
 
@@ -65,6 +82,7 @@ struct Addition {
   Lines in;            // its lines along the dimension
   Axes out;            // where in `out` the line with a given number starts
   int64_t out_step;    // from one index to the next in `out`
+  int64_t out_length;  // there are no indices from here on
   bool shared;         // all lines have the same indices
   bool lines_fastest;  // neighbouring threads take neighbouring lines
 };
@@ -97,7 +115,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t* places = a.shared ? index : index + start;
     const int64_t place_step = a.shared ? 1 : step;
     const int64_t place = places[at.k * place_step];
-    bool first = true;
+    bool first = is_within(place, a.out_length);
     for (int64_t k = 0; k < at.k && first; ++k) first = places[k * place_step] != place;
     if (!first) continue;
     Sum<T> sum = convert<Sum<T>>(in[start + at.k * step]);
@@ -154,6 +172,7 @@ __global__ void __launch_bounds__(kThreads)
     const Item at = item_of(a, i, a.in.length);
     const Sorted sorted = sorted_line(a, all, at.line);
     const int64_t value = sorted.values[at.k];
+    if (!is_within(value, a.out_length)) continue;
     if (at.k > 0 && sorted.values[at.k - 1] == value) continue;  // not the first of its run
     Sum<T> sum = sum_in_window(a, sorted, in + start_of(a.in, at.line), at.k);
     for (int64_t window = at.k / kWindow + 1;
@@ -187,11 +206,12 @@ void add_as(cudaStream_t stream, const Tensor& out, const Tensor& index, const T
 }
 
 int64_t stride_along(const Tensor& t, int dim) { return t.dim() > 0 ? t.strides()[dim] : 1; }
+int64_t size_along(const Tensor& t, int dim) { return t.dim() > 0 ? t.sizes()[dim] : 1; }
 
 void add(cudaStream_t stream, const Tensor& out, int dim, const Tensor& index, const Tensor& in,
          bool shared) {
   if (in.numel() == 0) return;
-  Addition a{Lines(in, dim), {}, stride_along(out, dim), shared, false};
+  Addition a{Lines(in, dim), {}, stride_along(out, dim), size_along(out, dim), shared, false};
   for (int d = 0; d < in.dim(); ++d) {
     if (d != dim) a.out.add(in.sizes()[d], out.strides()[d]);
   }
@@ -233,7 +253,8 @@ void gather_elements(cudaStream_t stream, const Tensor& out, const Tensor& in, i
   dispatch_width(static_cast<int64_t>(size_of(in.dtype())), nullptr, nullptr, [&](auto word) {
     using Word = decltype(word);
     launch(stream, blocks_for(n), kThreads, gather_kernel<Word>, data_of<Word>(out),
-           data_of<Word>(in), data_of<int64_t>(index), others, stride_along(in, dim), n);
+           data_of<Word>(in), data_of<int64_t>(index), others, stride_along(in, dim),
+           size_along(in, dim), n);
   });
 }
 

@@ -4,9 +4,10 @@
 
 #include "lockstep/engine/tensor/tensor.h"
 
-// Reading and adding at places that an index names. Everything is contiguous; indices are int64 and
-// within range. What is added to one place is added up in double (integers in 64 bits), in an order
-// that depends on the indices only, and rounded once.
+// Reading and adding at places that an index names. Everything is contiguous; indices are int64.
+// Where one is out of range nothing is read, and NaN (in integers -1) comes out, or nothing is
+// added. What is added to one place is added up in double (integers in 64 bits), in an order that
+// depends on the indices only, and rounded once.
 namespace lockstep::cuda {
 
 // out[..., k, ...] = in[..., index[k], ...]

@@ -15,13 +15,14 @@ function(lockstep_cuda_sources host device)
     ${folder}/cuda_backend.cc
     ${folder}/graph.cc
     ${folder}/graph_memory.cc
+    ${folder}/index_check.cc
     ${folder}/memory.cc
     ${folder}/pinned.cc
     ${folder}/plugin.cc
     ${folder}/status.cc
     PARENT_SCOPE)
   set(kernels "")
-  foreach(topic conv cross_entropy elementwise finite gemm indexing layer_norm low_rank
+  foreach(topic conv cross_entropy elementwise finite gemm index_check indexing layer_norm low_rank
       norm optimizer pointwise pool reduction scan softmax sort)
     list(APPEND kernels ${folder}/${topic}.cu)
   endforeach()

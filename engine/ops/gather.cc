@@ -4,8 +4,8 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/index_checks.h"
 #include "lockstep/engine/ops/autocast.h"
-#include "lockstep/engine/ops/host_values.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
@@ -34,14 +34,8 @@ struct ScatterAddBackward0 final : OpNode<1> {
   }
 };
 
-// Reads the indices on the host.
-void check_indices(const Tensor& index, int dim, int64_t size) {
-  const Tensor host = host_values(index);
-  const int64_t* at = host.data<int64_t>();
-  for (int64_t i = 0; i < host.numel(); ++i) {
-    check(at[i] >= 0 && at[i] < size, "index {} is out of bounds for dimension {} with size {}",
-          at[i], dim, size);
-  }
+IndexRule rule_of(const char* op, int dim, int64_t size) {
+  return {op, "index {0} is out of bounds for dimension {1} with size {2}", dim, size};
 }
 
 // A tensor without dimensions counts as a vector of one element.
@@ -65,7 +59,7 @@ Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
             "apart from dimension {}",
             k, index.sizes(), x.sizes(), d);
     }
-    check_indices(index, d, size_along(x, d));
+    check_indices(rule_of("gather", d, size_along(x, d)), index);
   }
   const Tensor y = empty_dense(index.sizes(), x.dtype(), x.device());
   if (index.numel() > 0) {
@@ -103,11 +97,11 @@ Tensor scatter_add(const Tensor& x, int64_t dim, const Tensor& index, const Tens
       if (n != used.sizes()[k]) used = used.narrow(k, 0, n);
     }
     if (index.dim() == 0) used = used.narrow(0, 0, 1).reshape({});
-    check_indices(index, d, size_along(x, d));
   }
   const Tensor y = empty_dense(x.sizes(), x.dtype(), x.device());
   backend_of(x).copy(y, x);
   if (index.numel() > 0) {
+    check_indices(rule_of("scatter_add", d, size_along(x, d)), index, y);
     backend_of(x).scatter_add(as_vector(y), d, as_vector(index).contiguous(),
                               as_vector(used).contiguous());
   }

@@ -73,17 +73,11 @@ void remember_host_values(const Tensor& there, const Tensor& here) {
   kept().add(there.detach(), here.detach().clone());
 }
 
-Tensor host_values(const Tensor& tensor) {
-  if (!tensor.device().is_cpu()) {
-    forbid_in_capture("an op whose indices or targets are checked on the host",
-                      "a replay would not check its own, and an index out of bounds would reach "
-                      "the kernel. Leave it out of the capture");
-  }
+Tensor known_host_values(const Tensor& tensor) {
   const autograd::NoGrad no_grad;
-  if (!tensor.device().is_cpu() && tensor.is_contiguous() && is_kept(tensor)) {
-    if (const Tensor found = kept().find(tensor); found.defined()) return found;
-  }
-  return tensor.to(Device{}).contiguous();
+  if (tensor.device().is_cpu()) return tensor.detach().contiguous();
+  if (graph_in_capture()) return {};  // a replay has other values
+  return tensor.is_contiguous() && is_kept(tensor) ? kept().find(tensor) : Tensor();
 }
 
 }  // namespace lockstep

@@ -3,7 +3,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/backend.h"
-#include "lockstep/engine/ops/host_values.h"
+#include "lockstep/engine/index_checks.h"
 #include "lockstep/engine/ops/masks.h"
 #include "lockstep/engine/ops/pointwise.h"
 #include "lockstep/engine/tensor/check.h"
@@ -82,17 +82,16 @@ struct EmbeddingBackward0 final : OpNode<1> {
   }
 };
 
-// As int64. Reads the indices on the host, since a wrong one must not reach a kernel.
+IndexRule rule_of(const char* op, int dim, int64_t size) {
+  return {op, "index out of range in self: {0} for dimension {1} with size {2}", dim, size};
+}
+
+// As int64, flat and checked.
 Tensor checked_index(const char* op, const Tensor& given, int dim, int64_t size) {
   check(given.dim() <= 1, "{}(): Index is supposed to be a vector", op);
-  const Tensor index = given.to(DType::kInt64);
-  const Tensor host = host_values(index.reshape({-1}));
-  for (int64_t i = 0; i < host.numel(); ++i) {
-    const int64_t at = host.data<int64_t>()[i];
-    check(at >= 0 && at < size, "index out of range in self: {} for dimension {} with size {}", at,
-          dim, size);
-  }
-  return index.reshape({-1}).contiguous();
+  const Tensor index = given.to(DType::kInt64).reshape({-1}).contiguous();
+  check_indices(rule_of(op, dim, size), index);
+  return index;
 }
 
 bool names_places(const Tensor& index) {
@@ -101,11 +100,19 @@ bool names_places(const Tensor& index) {
 
 bool is_mask(const Tensor& t) { return t.dtype() == DType::kBool || t.dtype() == DType::kUInt8; }
 
-// The place that a number stands for.
-int64_t checked_place(int64_t at, int dim, int64_t size) {
-  check(at >= -size && at < size, "index {} is out of bounds for dimension {} with size {}", at,
-        dim, size);
-  return at;
+IndexRule place_rule(int dim, int64_t size) {
+  return {.op = "index",
+          .text = "index {0} is out of bounds for dimension {1} with size {2}",
+          .dim = dim,
+          .size = size,
+          .negative = true};
+}
+
+// The place that a number without dimensions stands for.
+int64_t checked_place(const Tensor& index, int dim, int64_t size) {
+  const Tensor host = index.to(Device{}).to(DType::kInt64);
+  check_indices(place_rule(dim, size), host);
+  return host.item<int64_t>();
 }
 
 // What index() was given, masks replaced by what they select; undefined for whole dimensions. A
@@ -121,7 +128,7 @@ std::vector<Tensor> plain_indices(Tensor& x, const std::vector<Tensor>& indices)
       plain.push_back(index);
     } else if (index.dim() == 0 && is_integral(index.dtype()) && !is_mask(index)) {
       check(next < x.dim(), "too many indices for tensor of dimension {}", given_dims);
-      x = x.select(next, checked_place(index.item<int64_t>(), next + selected++, x.size(next)));
+      x = x.select(next, checked_place(index, next + selected++, x.size(next)));
     } else if (is_mask(index) && index.dim() == 0) {
       x = x.unsqueeze(static_cast<int64_t>(plain.size()));
       const int64_t count = index.item<bool>() ? 1 : 0;
@@ -202,7 +209,8 @@ Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor
         index.numel(), source.size(d), d);
   check(names_places(index), "index_add_(): Expected dtype int32/int64 for index but got: {}",
         type_name(index.dtype()));
-  const Tensor flat_index = checked_index("index_add_", index, d, x.size(d));
+  check(index.dim() <= 1, "index_add_(): Index is supposed to be a vector");
+  const Tensor flat_index = index.to(DType::kInt64).reshape({-1}).contiguous();
   Dims expected = x.sizes();
   expected[d] = flat_index.numel();
   check(source.sizes() == expected,
@@ -211,6 +219,7 @@ Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor
         x.sizes(), source.sizes());
   const Tensor y = empty_dense(x.sizes(), x.dtype(), x.device());
   backend_of(x).copy(y, x);
+  check_indices(rule_of("index_add_", d, x.size(d)), flat_index, y);
   backend_of(x).index_add(y, d, flat_index, source.detach().contiguous());
   if (auto node = record<IndexAddBackward0>(y, x, source)) {
     node->dim = d;
@@ -252,20 +261,23 @@ Tensor index(const Tensor& given, const std::vector<Tensor>& indices) {
   for (int64_t d : rest) order.push_back(d);
   const Tensor front = x.permute(order);
   int64_t rows = 1;
-  Tensor positions;
+  Tensor positions, outside;
   {
     const autograd::NoGrad no_grad;
     for (int k = 0; k < count; ++k) {
       const auto dim = static_cast<size_t>(order[k]);
       const int64_t n = front.size(k);
-      const Tensor host = host_values(plain[dim]);
-      for (int64_t i = 0; i < host.numel(); ++i) {
-        checked_place(host.data<int64_t>()[i], static_cast<int>(dim), n);
+      const Tensor checked = check_indices(place_rule(static_cast<int>(dim), n), plain[dim]);
+      Tensor wrapped = where(lt(plain[dim], 0), add(plain[dim], n), plain[dim]);
+      if (!checked.defined()) {  // then they must not make a flat position of somewhere else
+        const Tensor here = logical_or(lt(wrapped, 0), ge(wrapped, n));
+        outside = outside.defined() ? logical_or(outside, here) : here;
+        wrapped = masked_fill(wrapped, here, 0);
       }
-      const Tensor wrapped = where(lt(plain[dim], 0), add(plain[dim], n), plain[dim]);
       positions = positions.defined() ? add(mul(positions, n), wrapped) : wrapped;
       rows *= n;
     }
+    if (outside.defined()) positions = masked_fill(positions, outside, -1);
     positions = positions.expand(shape).reshape({-1}).contiguous();
   }
   Dims sizes = shape;

@@ -1,17 +1,15 @@
 #include "lockstep/engine/ops/nll_loss.h"
 
-#include <optional>
-
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/autograd/renamed.h"
 #include "lockstep/engine/backend.h"
-#include "lockstep/engine/capture.h"
+#include "lockstep/engine/index_checks.h"
 #include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/half.h"
-#include "lockstep/engine/ops/host_values.h"
 #include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/index.h"
 #include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/product.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/ops/softmax.h"
 #include "lockstep/engine/tensor/check.h"
@@ -24,30 +22,29 @@ namespace {
 using autograd::OpNode;
 using autograd::record;
 
-// The targets of N samples of C classes, read on the host, where they are checked.
+// The targets of N samples of C classes. Made on the host where that knows them, and on the device
+// otherwise, where nobody waits for what it finds: there, what is none of the classes has position
+// -1, so that NaN comes of it.
 struct Targets {
   Tensor positions;  // of the target's element in the flattened (N, C), 0 where ignored
   Tensor classes;    // int64 (N), 0 where ignored
-  Tensor ignored;    // bool (N), undefined if none is
+  Tensor ignored;    // bool (N), undefined if it is known that none is
 
-  Targets(const Tensor& target, int64_t count, int64_t ignore_index) {
-    const Tensor host = host_values(target);
-    positions = empty_dense(host.sizes(), DType::kInt64, Device{});
-    classes = empty_dense(host.sizes(), DType::kInt64, Device{});
-    const Tensor marks = zeros(host.sizes(), {DType::kBool});
-    const int64_t* t = host.data<int64_t>();
-    bool any = false;
-    for (int64_t i = 0; i < host.numel(); ++i) {
-      const bool skip = t[i] == ignore_index;
-      check(skip || (t[i] >= 0 && t[i] < count), "Target {} is out of bounds.", t[i]);
-      positions.data<int64_t>()[i] = skip ? 0 : i * count + t[i];
-      classes.data<int64_t>()[i] = skip ? 0 : t[i];
-      marks.data<bool>()[i] = skip;
-      any = any || skip;
+  Targets(const char* op, const Tensor& target, int64_t count, int64_t ignore_index) {
+    const IndexRule rule{.op = op,
+                         .text = "Target {0} is out of bounds.",
+                         .dim = 1,
+                         .size = count,
+                         .ignores = true,
+                         .ignored = ignore_index};
+    if (const Tensor host = check_indices(rule, target); host.defined()) {
+      make_on_host(host, count, ignore_index);
+      positions = positions.to(target.device());
+      classes = classes.to(target.device());
+      if (ignored.defined()) ignored = ignored.to(target.device());
+    } else {
+      make_on_device(target, count, ignore_index);
     }
-    positions = positions.to(target.device());
-    classes = classes.to(target.device());
-    if (any) ignored = marks.to(target.device());
   }
 
   // What each sample weighs; undefined for one each.
@@ -57,6 +54,56 @@ struct Targets {
                                              : ones(classes.sizes(), {dtype, classes.device()});
     return ignored.defined() ? masked_fill(w, ignored, 0) : w;
   }
+
+ private:
+  void make_on_host(const Tensor& host, int64_t count, int64_t ignore_index) {
+    positions = empty_dense(host.sizes(), DType::kInt64, Device{});
+    classes = empty_dense(host.sizes(), DType::kInt64, Device{});
+    const Tensor marks = zeros(host.sizes(), {DType::kBool});
+    const int64_t* t = host.data<int64_t>();
+    bool any = false;
+    for (int64_t i = 0; i < host.numel(); ++i) {
+      const bool skip = t[i] == ignore_index;
+      positions.data<int64_t>()[i] = skip ? 0 : i * count + t[i];
+      classes.data<int64_t>()[i] = skip ? 0 : t[i];
+      marks.data<bool>()[i] = skip;
+      any = any || skip;
+    }
+    if (any) ignored = marks;
+  }
+
+  void make_on_device(const Tensor& target, int64_t count, int64_t ignore_index) {
+    const autograd::NoGrad no_grad;
+    ignored = eq(target, ignore_index);
+    classes = masked_fill(target, ignored, 0);
+    const Tensor first = mul(sub(cumsum(ones_like(target), 0), 1), count);  // of each row
+    const Tensor outside = logical_or(lt(classes, 0), ge(classes, count));
+    positions = masked_fill(add(first, classes), outside, -1);
+    positions = masked_fill(positions, ignored, 0);
+  }
+};
+
+// What a mean over samples divides by: their number, or the sum of their weights, which stays where
+// it is.
+class Divisor {
+ public:
+  Divisor(const Tensor& weights, int64_t samples) : number_(static_cast<double>(samples)) {
+    if (!weights.defined()) return;
+    const Tensor total = sum(weights).detach();
+    if (total.device().is_cpu()) {
+      number_ = total.item();
+    } else {
+      there_ = total;
+    }
+  }
+  Divisor() = default;
+  Tensor operator()(const Tensor& x) const {
+    return there_.defined() ? div(x, there_) : div(x, number_);
+  }
+
+ private:
+  double number_ = 1;
+  Tensor there_;
 };
 
 // x[position] of the flattened x, and the adjoint, which puts g back there.
@@ -70,11 +117,11 @@ Tensor put(const Tensor& g, const Tensor& positions, const Dims& sizes) {
 
 struct NllLossBackward0 final : OpNode<3> {
   Dims sizes;
-  double divisor = 1;
+  Divisor divisor;
   std::string_view name() const override { return "NllLossBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
     const Tensor positions = saved(0), weights = saved(1), ignored = saved(2);
-    Tensor g = div(neg(gradients[0]), divisor);
+    Tensor g = divisor(neg(gradients[0]));
     g = weights.defined() ? mul(g, weights) : g.expand(positions.sizes());
     // Not only by their weight 0: where every sample is ignored, the divisor is 0 too.
     if (ignored.defined()) g = masked_fill(g, ignored, 0);
@@ -92,9 +139,9 @@ void check_weight(const Tensor& weight, int64_t classes) {
 Tensor nll_of_rows(const Tensor& x, const Tensor& target, const ClassLossOptions& options) {
   const int64_t classes = x.size(1);
   check_weight(options.weight, classes);
-  const Targets targets(target, classes, options.ignore_index);
+  const Targets targets("nll_loss", target, classes, options.ignore_index);
   Tensor y, weights;
-  double divisor = 1;
+  Divisor divisor;
   {
     const autograd::NoGrad no_grad;
     weights = targets.weights(options.weight, x.dtype());
@@ -104,8 +151,8 @@ Tensor nll_of_rows(const Tensor& x, const Tensor& target, const ClassLossOptions
     if (weights.defined()) losses = mul(losses, weights);
     y = options.reduction == Reduction::kNone ? losses : sum(losses);
     if (options.reduction == Reduction::kMean) {
-      divisor = weights.defined() ? sum(weights).item() : static_cast<double>(target.numel());
-      y = div(y, divisor);
+      divisor = Divisor(weights, target.numel());
+      y = divisor(y);
     }
   }
   if (auto node = record<NllLossBackward0>(y, x)) {
@@ -122,14 +169,12 @@ Tensor nll_of_rows(const Tensor& x, const Tensor& target, const ClassLossOptions
 // and two numbers a row, not the log-probabilities. The graph has the nodes of the two ops. The
 // second one hands the gradients of the rows' losses on, broadcast over the classes, which takes no
 // memory; the first makes the gradient of the logits from them.
-struct FusedNllLossBackward final : OpNode<1> {  // the divisor, where the host does not know it
-  double divisor = 1;
+struct FusedNllLossBackward final : OpNode<0> {
+  Divisor divisor;
   Dims sizes;
   std::string_view name() const override { return "NllLossBackward0"; }
   void apply(std::span<Tensor> gradients, std::span<Tensor> results) override {
-    const Tensor& g = gradients[0];
-    const Tensor mean = saved(0).defined() ? div(g, saved(0)) : div(g, divisor);
-    results[0] = mean.expand({sizes[0]}).unsqueeze(1).expand(sizes);
+    results[0] = divisor(gradients[0]).expand({sizes[0]}).unsqueeze(1).expand(sizes);
   }
 };
 
@@ -152,7 +197,7 @@ struct FusedLogSoftmaxBackward final : OpNode<4> {  // x, log_sums, target, weig
  private:
   // For create_graph.
   Tensor differentiably(Tensor g, const Tensor& x, const Tensor& target, const Tensor& weight) {
-    const Targets targets(target, x.size(1), ignore_index);
+    const Targets targets("cross_entropy", target, x.size(1), ignore_index);
     const Tensor weights = targets.weights(weight, g.dtype());
     if (weights.defined()) g = mul(g, weights);
     if (targets.ignored.defined()) g = masked_fill(g, targets.ignored, 0);
@@ -166,14 +211,11 @@ struct FusedLogSoftmaxBackward final : OpNode<4> {  // x, log_sums, target, weig
 Tensor fused_cross_entropy(const Tensor& x, const Tensor& target, const ClassLossOptions& options) {
   check_floating("log_softmax", x.dtype());
   check_weight(options.weight, x.size(1));
-  // In a capture the host sees no targets. The kernel makes a loss of NaN from one out of bounds.
-  const bool captured = graph_in_capture() != nullptr && !x.device().is_cpu();
-  std::optional<Targets> targets;
-  if (!captured) targets.emplace(target, x.size(1), options.ignore_index);
+  const Targets targets("cross_entropy", target, x.size(1), options.ignore_index);
   const DType wide = is_half(x.dtype()) ? DType::kFloat32 : x.dtype();
   const Tensor log_sums = empty_dense({x.size(0), 2}, wide, x.device());
-  Tensor y, weight, divisor_on_device;
-  double divisor = 1;
+  Tensor y, weight;
+  Divisor divisor;
   {
     const autograd::NoGrad no_grad;
     if (options.weight.defined()) weight = options.weight.to(wide).contiguous();
@@ -181,17 +223,9 @@ Tensor fused_cross_entropy(const Tensor& x, const Tensor& target, const ClassLos
     backend_of(x).cross_entropy(losses, log_sums, x.contiguous(), target.contiguous(), weight,
                                 options.ignore_index);
     y = options.reduction == Reduction::kNone ? losses : sum(losses);
-    if (options.reduction == Reduction::kMean && captured) {
-      if (weight.defined()) {
-        forbid_in_capture("the mean of cross_entropy with class weights",
-                          "targets are checked on the host. Take the sum");
-      }
-      divisor_on_device = sum(ne(target, options.ignore_index).to(wide));
-      y = div(y, divisor_on_device);
-    } else if (options.reduction == Reduction::kMean) {
-      const Tensor weights = targets->weights(weight, wide);
-      divisor = weights.defined() ? sum(weights).item() : static_cast<double>(target.numel());
-      y = div(y, divisor);
+    if (options.reduction == Reduction::kMean) {
+      divisor = Divisor(targets.weights(weight, wide), target.numel());
+      y = divisor(y);
     }
   }
   // Stands for the log-probabilities, which nobody sees: of their shape and dtype, without memory.
@@ -204,7 +238,6 @@ Tensor fused_cross_entropy(const Tensor& x, const Tensor& target, const ClassLos
     node->save(3, weight);
   }
   if (auto node = record<FusedNllLossBackward>(y, log_p)) {
-    node->save(0, divisor_on_device);
     node->divisor = divisor;
     node->sizes = x.sizes();
   }
@@ -258,14 +291,12 @@ Tensor over_rows(const char* name, const Tensor& x, const Tensor& target,
 Tensor smoothed(const Tensor& log_p, const Tensor& target, const ClassLossOptions& options) {
   const double s = options.label_smoothing;
   const int64_t classes = log_p.size(1);
-  const Targets targets(target, classes, options.ignore_index);
+  const Targets targets("cross_entropy", target, classes, options.ignore_index);
   Tensor spread = neg(sum(options.weight.defined() ? mul(log_p, options.weight) : log_p, {1}));
   if (targets.ignored.defined()) spread = masked_fill(spread, targets.ignored, 0);
   if (options.reduction != Reduction::kNone) spread = sum(spread);
   if (options.reduction == Reduction::kMean) {
-    const Tensor weights = targets.weights(options.weight, log_p.dtype());
-    spread =
-        div(spread, weights.defined() ? sum(weights).item() : static_cast<double>(target.numel()));
+    spread = Divisor(targets.weights(options.weight, log_p.dtype()), target.numel())(spread);
   }
   return add(mul(nll_of_rows(log_p, target, options), 1 - s),
              mul(spread, s / static_cast<double>(classes)));

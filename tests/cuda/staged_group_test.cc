@@ -11,6 +11,7 @@
 #include "lockstep/distributed/sharded_optimizer.h"
 #include "lockstep/distributed/sync_batch_norm.h"
 #include "lockstep/distributed/threads_group.h"
+#include "lockstep/engine/index_checks.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -237,6 +238,39 @@ TEST(StagedGroup, AGradientThatIsNotFiniteIsNamedWithItsRank) {
     EXPECT_TRUE(std::isfinite(losses[1]) && std::isnan(losses[2]));
   });
   EXPECT_EQ(named, 2);
+}
+
+// Rank 1 has a target, computed on the device, that is no class.
+void step_with_wrong_target(const Group& group, NonFinite non_finite) {
+  nn::Linear net(4, 3);
+  net.to(kCuda);
+  DataParallel replicas(net, group, {.non_finite = non_finite});
+  const Tensor target = full({2}, 1 + group->rank(), {DType::kInt64, kCuda}) * 2;
+  replicas.backward(cross_entropy(net(ones({2, 4}, {DType::kFloat32, kCuda})), target));
+}
+
+TEST(StagedGroup, AWrongTargetStopsTheStep) {
+  std::atomic<int> named = 0, own = 0;
+  with_two_ranks([&](const Group& group) {
+    try {
+      step_with_wrong_target(group, NonFinite::kThrow);
+    } catch (const DistributedError& error) {
+      const std::string text = error.what();
+      EXPECT_NE(text.find("on rank 1 (nan or inf on cuda:0)"), std::string::npos) << text;
+      EXPECT_NE(text.find("[cross_entropy] Target 4 is out of bounds."), std::string::npos) << text;
+      EXPECT_EQ(text.find("not finite on rank 0"), std::string::npos) << text;
+      ++named;
+    }
+  });
+  EXPECT_EQ(named, 2);
+  with_two_ranks([&](const Group& group) {
+    try {
+      step_with_wrong_target(group, NonFinite::kSkip);
+    } catch (const IndexError&) {  // whichever comes first: here they share a device
+      ++own;
+    }
+  });
+  EXPECT_EQ(own, 1);
 }
 
 // Three steps; the parameters after them, and what the optimizer remembers.

@@ -107,6 +107,7 @@ inline int __syncthreads_and(
 }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
+inline void __threadfence_system() {}
 
 // -- warps
 inline void __syncwarp(unsigned mask = 0xffffffffu,
