@@ -56,18 +56,13 @@ using Compute =
 // As dispatch_all, for the floating dtypes.
 template <typename F>
 void dispatch_floating(const char* op, DType dtype, F&& fn) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return fn(float{});
-    case DType::kFloat64:
-      return fn(double{});
-    case DType::kBFloat16:
-      return fn(BFloat16{});
-    case DType::kFloat16:
-      return fn(Float16{});
-    default:
+  dispatch_all(dtype, [&](auto type) {
+    if constexpr (std::is_integral_v<decltype(type)>) {
       no_kernel(op, dtype);
-  }
+    } else {
+      fn(type);
+    }
+  });
 }
 
 template <typename T>
