@@ -309,6 +309,31 @@ TEST(NcclGroup, BitwiseIsTheSameOnOneRankAndSeveral) {
   EXPECT_EQ(after_training(group, own_device()), expected);
 }
 
+// Each rank has looked before the sums overwrite its own gradients.
+TEST(NcclGroup, NanGradientsAreThoseOfTheirRankOnly) {
+  const Group group = make();
+  const int last = group->size() - 1;
+  Net net;
+  net.to(own_device());
+  DataParallel replicas(net, group, {.first_bucket_bytes = 16, .bucket_bytes = 16});
+  // The gradient that comes last comes when the sums of the others are there.
+  const auto hook = net.first.weight.register_hook([](const Tensor& g) {
+    std::this_thread::sleep_for(milliseconds(300));
+    return g;
+  });
+  const double value = group->rank() == last ? std::nan("") : 0.5;
+  const Tensor x = full({2, 4}, value, {DType::kFloat32, own_device()});
+  std::string text;
+  try {
+    replicas.backward(net.forward(x).sum());
+  } catch (const DistributedError& error) {
+    text = error.what();
+  }
+  const std::string on = "is not finite on rank ";
+  EXPECT_NE(text.find(on + std::to_string(last)), std::string::npos) << text;
+  for (int r = 0; r < last; ++r) EXPECT_EQ(text.find(on + std::to_string(r)), std::string::npos);
+}
+
 TEST(NcclGroup, PowerSgdIsTheCpus) {
   const Values cpu = after_compressed_training(make_host(), {}, few_numbers());
   const Group group = make();
