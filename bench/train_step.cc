@@ -182,12 +182,15 @@ int main(int argc, char** argv) {
   app.add_option("--steps", s.steps, "steps to time; 0: as many as fit --seconds");
   app.add_option("--seconds", s.seconds);
   app.add_flag("--alone", s.alone, "no communication between the ranks");
+  std::string precision = "highest";
+  app.add_option("--matmul-precision", precision, "of float32 on a GPU: highest, high or medium");
   app.add_flag("--cuda-graph", s.cuda_graph, "one rank's step, captured and replayed");
   app.add_option("--compression", s.compression)
       ->check(CLI::IsMember({"none", "bf16", "fp16", "powersgd"}));
   CLI11_PARSE(app, argc, argv);
   try {
     set_num_threads(s.threads);
+    set_float32_matmul_precision(precision);
     const auto environment = launch::read_environment();
     auto group = distributed::make_single_group();
     if (environment.launched() && environment.size > 1) {

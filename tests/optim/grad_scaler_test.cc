@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/optim/sgd.h"
 

@@ -10,11 +10,11 @@
 // When the work that was issued to streams is done.
 //
 // By default at once. With LOCKSTEP_EMULATION_DEFER=1 as late as a device may do it: when the host
-// waits for it, or other work that is waited for comes behind it by an event or by its place in a
-// stream. So a host that looks at pinned memory before the copy to it has been waited for finds
-// 0xFF there, one that overwrites pinned memory too early sends the wrong bytes, and a stream that
-// was not made to wait for another one runs before it. Copies from and to memory that is not pinned
-// return when that may be used again, as on a device.
+// waits for it or keeps asking, or other work that is waited for comes behind it by an event or by
+// its place in a stream. So a host that looks at pinned memory before the copy to it has been
+// waited for finds 0xFF there, one that overwrites pinned memory too early sends the wrong bytes,
+// and a stream that was not made to wait for another one runs before it. Copies from and to memory
+// that is not pinned return when that may be used again, as on a device.
 //
 // Of everything here: the caller holds device_mutex(), and the work runs under it.
 namespace lockstep::emulation {

@@ -30,6 +30,7 @@ struct CUevent_st {
   std::chrono::steady_clock::time_point time = {};  // when it was issued
   std::shared_ptr<lockstep::emulation::Line> line = nullptr;
   uint64_t position = 0;
+  int queries = 0;  // since it was recorded
   std::shared_ptr<lockstep::emulation::Stall> stall = {};
   lockstep::emulation::CapturePlace place = {};  // null unless last recorded in a capture
 };
@@ -38,6 +39,7 @@ namespace {
 
 using namespace lockstep::emulation;
 
+constexpr int kMostQueries = 100;
 constexpr int kLeastPriority = 0, kGreatestPriority = -5;
 
 // Live handles, so that destroyed ones are noticed. Never destroyed itself.
@@ -435,6 +437,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     return cudaSuccess;
   }
   event->recorded = true;
+  event->queries = 0;
   event->time = std::chrono::steady_clock::now();
   if (is_default(stream)) {
     finish_all();
@@ -461,6 +464,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (event->line == nullptr) {
     return cudaSuccess;
   }
+  // Work that is put off until somebody waits comes to its end for those who keep asking, too.
+  if (++event->queries > kMostQueries) event->line->run_until(event->position);
   return event->line->reached(event->position) ? cudaSuccess : remember(cudaErrorNotReady);
 }
 
