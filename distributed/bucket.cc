@@ -285,6 +285,7 @@ void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> 
                     std::span<const DeviceExtras> on_device) {
   check(extras.size() == extras_, "[bucket] {} extras instead of {}", extras.size(), extras_);
   const autograd::NoGrad no_grad;
+  reduction_->take_times();  // of a step that was given up
   if (reduction_->schedule() == nullptr) {
     for (const Entry& entry : entries_) {
       // A gradient that is still the last reduction's is not this rank's contribution to this one.
@@ -316,7 +317,7 @@ void Bucket::proceed(ProcessGroup& group) {
 }
 
 void Bucket::end_reduction() {
-  times_ = reduction_->finish(*this);
+  reduction_->finish(*this);
   if (reduction_->schedule() != nullptr) use_slot(0, false);
   Transfers* const transfers = transfers_of(device_);
   if (transfers == nullptr) return;
@@ -328,7 +329,7 @@ void Bucket::end_reduction() {
 
 Bucket::Outcome Bucket::finish() {
   Outcome outcome = dtype_ == DType::kFloat32 ? read_trailer<float>() : read_trailer<double>();
-  outcome.times = times_;
+  outcome.times = reduction_->take_times();
   outcome.trouble = reduction_->trouble();
   outcome.sent_bytes = reduction_->sent_bytes() > 0 ? reduction_->sent_bytes() : bytes();
   return outcome;

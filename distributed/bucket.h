@@ -144,7 +144,6 @@ class Bucket {
   bool touched_ = true;  // false: no gradient has come since pass 0 of an idle bucket
   std::vector<Entry> entries_;
   std::shared_ptr<Memory> gradient_memory_, parameter_memory_;
-  Work::Times times_;                       // of the reduction
   std::unique_ptr<PinnedMemory> fetched_;   // a GPU's trailer,
   std::shared_ptr<Event> trailer_arrived_;  // once this has come
   Tensor carry_;  // reduced gradients from before a further backward, in the bucket's layout

@@ -59,19 +59,20 @@ Buffer buffer_part(Buffer whole, int index, int parts) {
   return whole;
 }
 
-Work::Times BucketReduction::wait() {
-  const std::vector<Work> works = std::exchange(works_, {});
-  Work::Times times;
-  for (size_t i = 0; i < works.size(); ++i) {
-    Work work = works[i];
-    work.wait();
-    if (i == 0) times = work.times();
-    times.finished = work.times().finished;
-  }
-  return times;
+void BucketReduction::wait() {
+  while (waited_ < works_.size()) works_[waited_++].wait();
 }
 
-Work::Times BucketReduction::finish(const Bucket&) { return wait(); }
+void BucketReduction::finish(const Bucket&) { wait(); }
+
+Work::Times BucketReduction::take_times() {
+  waited_ = 0;
+  const std::vector<Work> works = std::exchange(works_, {});
+  if (works.empty()) return {};
+  Work::Times times = works.front().times();
+  times.finished = works.back().times().finished;
+  return times;
+}
 
 std::unique_ptr<BucketReduction> make_all_reduction() { return std::make_unique<AllReduction>(); }
 

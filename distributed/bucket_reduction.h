@@ -56,7 +56,11 @@ class BucketReduction {
   virtual void proceed(ProcessGroup& /*group*/, const Bucket& /*bucket*/) {}
   // Waits for the end of it: slot 0 holds the reduced gradients and the trailer's exact sum. Throws
   // DistributedError if a collective failed.
-  virtual Work::Times finish(const Bucket& bucket);
+  virtual void finish(const Bucket& bucket);
+  // From the launch of the first collective to the end of the last one since the last call. On a
+  // device they may still be under way when finish() returns; ask once their results have been
+  // seen.
+  Work::Times take_times();
   // Why the last result is of no use although every rank's gradients were finite, the same on every
   // rank; such a step is treated like one with NaN gradients. Empty: nothing is wrong.
   virtual std::string trouble() const { return {}; }
@@ -69,11 +73,12 @@ class BucketReduction {
  protected:
   // A collective for the next wait().
   void issue(Work work) { works_.push_back(std::move(work)); }
-  // Waits for what has been issued. From the launch of the first to the end of the last.
-  Work::Times wait();
+  // Waits for what has been issued.
+  void wait();
 
  private:
   std::vector<Work> works_;
+  size_t waited_ = 0;  // for so many of them
 };
 
 // Makes one bucket's.

@@ -69,13 +69,12 @@ class CastReduction final : public BucketReduction {
     sent_bytes_ = halves.bytes() + bucket.trailer_buffer().bytes();
   }
 
-  Work::Times finish(const Bucket& bucket) override {
-    const Work::Times times = wait();
+  void finish(const Bucket& bucket) override {
+    wait();
     const Tensor gradients = bucket.gradients();
     convert(travelling_, gradients);
     trouble_.clear();
     if (may_overflow_) look_for_overflow(bucket, gradients);
-    return times;
   }
 
   std::string trouble() const override { return trouble_; }

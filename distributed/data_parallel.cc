@@ -1,6 +1,7 @@
 #include "lockstep/distributed/data_parallel.h"
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
 #include <utility>
 
@@ -21,6 +22,7 @@
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/exception_text.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/transfer.h"
 
 namespace lockstep::distributed {
 namespace {
@@ -28,6 +30,27 @@ namespace {
 // Gradients that are not finite at this loss scale are not finite at any: the ranges of float16 and
 // of what it is to be saved from end around there.
 constexpr double kLowestScale = 0x1p-14;
+
+// When backward's last kernel has ended: on a device, later than the host has issued it.
+class BackwardEnd {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  BackwardEnd(Device device, bool asks_device)
+      : transfers_(asks_device ? transfers_of(device) : nullptr),
+        event_(transfers_ ? transfers_->record_timed_event() : nullptr) {}
+  // Once what comes behind it on the device has been waited for.
+  Clock::time_point time() const {
+    if (!transfers_) return issued_;
+    const auto ended = transfers_->time_of(event_).value_or(issued_);
+    return std::clamp(ended, issued_, std::max(issued_, Clock::now()));
+  }
+
+ private:
+  const Clock::time_point issued_ = Clock::now();
+  Transfers* const transfers_;
+  const std::shared_ptr<CommEvent> event_;
+};
 
 }  // namespace
 
@@ -261,7 +284,7 @@ void DataParallel::set_activity(Phase phase) const {
 }
 
 bool DataParallel::finish(const std::exception_ptr& failure) {
-  const auto backward_done = Clock::now();
+  const BackwardEnd backward_end(parameters_.front().second.device(), !failure);
   set_activity(Phase::kGradients);
   StepTrailer::Share share{.joined = joined_, .step = step_index_, .loss_terms = losses_};
   if (accumulation_ != nullptr) {
@@ -303,7 +326,7 @@ bool DataParallel::finish(const std::exception_ptr& failure) {
   check_lockstep_now_and_then(active == group_->size());
   throw_wrong_index();
   set_activity(Phase::kStep);
-  report(std::move(outcome), {backward_done, Clock::now()}, skipped);
+  report(std::move(outcome), {backward_end.time(), Clock::now()}, skipped);
   return active == 0;
 }
 
@@ -323,6 +346,8 @@ void DataParallel::report(Reducer::Outcome outcome, const data::StepTimeline::Wa
   report.has_loss = true;
   report.skipped = report.skipped || skipped;
   if (loss_scale_) report.loss_scale = loss_scale_->value();
+  auto& passes = report.timeline.passes;
+  if (!passes.empty()) passes.back().end = std::max(passes.back().end, wait.begin);
   if (group_->size() > 1) {
     const std::chrono::duration<double> waited = wait.end - wait.begin;
     report.communication_seconds += outcome.communication_seconds;

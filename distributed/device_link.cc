@@ -32,9 +32,9 @@ void DeviceLink::join(DeviceComms& comms, const DeviceCommConfig& config) {
   }
   await();  // finds out as well if fail() came before
   const SyncAllowed allowed;
-  origin_ = comm_->mark();
-  origin_->wait_on_host();
-  origin_time_ = Clock::now();
+  const std::shared_ptr<CommEvent> origin = comm_->mark();
+  origin->wait_on_host();
+  clock_.start(origin);
 }
 
 void DeviceLink::close() noexcept {
@@ -137,13 +137,11 @@ std::string DeviceLink::stalled() {
 
 Work::Times DeviceLink::times_of(const DeviceOp& op) const {
   Work::Times times{op.launched, op.issued, op.issued};
-  if (failed_ || !op.done || !op.done->is_done()) return times;
-  const auto at = [&](const CommEvent& event) {
-    const std::chrono::duration<double> since(event.seconds_since(*origin_));
-    return origin_time_ + std::chrono::duration_cast<Clock::duration>(since);
-  };
-  times.started = std::max(times.launched, at(*op.begun));
-  times.finished = std::max(times.started, at(*op.done));
+  if (failed_ || !op.done) return times;
+  const auto begun = clock_.time_of(op.begun), done = clock_.time_of(op.done);
+  if (!begun || !done) return times;
+  times.started = std::max(times.launched, *begun);
+  times.finished = std::max(times.started, *done);
   return times;
 }
 

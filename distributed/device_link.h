@@ -10,6 +10,7 @@
 #include <string>
 
 #include "lockstep/distributed/collective.h"
+#include "lockstep/engine/device_clock.h"
 #include "lockstep/engine/device_comm.h"
 
 namespace lockstep::distributed {
@@ -74,9 +75,7 @@ class DeviceLink {
   const Device device_;
   std::atomic<int64_t> timeout_ = ProcessGroup::kDefaultTimeout.count();
   std::shared_ptr<DeviceComm> comm_;  // set once
-  // A moment on both clocks, which the device's times count from.
-  std::shared_ptr<CommEvent> origin_;
-  Clock::time_point origin_time_;
+  mutable DeviceClock clock_;
 
   mutable std::mutex mutex_;  // of what follows
   std::optional<std::string> failure_;

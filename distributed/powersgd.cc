@@ -161,7 +161,7 @@ class PowerSgd final : public BucketReduction {
   void attach(ProcessGroup& group, const Bucket& bucket) override;
   void launch(ProcessGroup& group, const Bucket& bucket) override;
   void proceed(ProcessGroup& group, const Bucket& bucket) override;
-  Work::Times finish(const Bucket& bucket) override;
+  void finish(const Bucket& bucket) override;
   size_t sent_bytes() const override { return exact_ ? 0 : first_.bytes() + second_.bytes(); }
   void discard() override {
     const autograd::NoGrad no_grad;
@@ -188,7 +188,6 @@ class PowerSgd final : public BucketReduction {
   std::vector<std::pair<Tensor, Tensor>> others_;  // their place, and that in the first message
   Tensor trailer_;                                 // in the first message
   Buffer first_, second_;                          // the messages
-  Work::Times first_times_;
 };
 
 // Of the factors; 0 for what is not compressed.
@@ -291,7 +290,7 @@ void PowerSgd::launch(ProcessGroup& group, const Bucket& bucket) {
 
 void PowerSgd::proceed(ProcessGroup& group, const Bucket&) {
   if (exact_) return;
-  first_times_ = wait();
+  wait();
   const autograd::NoGrad no_grad;
   std::vector<VectorSet> sums;
   for (const Matrix& matrix : matrices_) sums.push_back({matrix.factored.p, {}, {}});
@@ -302,11 +301,9 @@ void PowerSgd::proceed(ProcessGroup& group, const Bucket&) {
   issue(group.all_reduce(second_));
 }
 
-Work::Times PowerSgd::finish(const Bucket& bucket) {
-  Work::Times times = wait();
-  if (exact_) return times;
-  times.launched = first_times_.launched;
-  times.started = first_times_.started;
+void PowerSgd::finish(const Bucket& bucket) {
+  wait();
+  if (exact_) return;
   const autograd::NoGrad no_grad;
   for (const auto& [place, message] : others_) place.copy_(message);
   tensor_of(bucket.trailer_buffer()).copy_(trailer_);
@@ -317,7 +314,6 @@ Work::Times PowerSgd::finish(const Bucket& bucket) {
   }
   // The next one's start. Where P had less than full rank Q has nothing to start from.
   orthonormalize(starts());
-  return times;
 }
 
 }  // namespace

@@ -24,10 +24,9 @@ class ShardReduction final : public BucketReduction {
     issue(group.all_reduce(bucket.trailer_buffer()));
   }
 
-  Work::Times finish(const Bucket& bucket) override {
-    const Work::Times times = wait();
+  void finish(const Bucket& bucket) override {
+    wait();
     mark_others_parts(bucket);
-    return times;
   }
 
  private:

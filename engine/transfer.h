@@ -1,10 +1,13 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/device_comm.h"
 
 // Copies that nobody waits for, between the host and a device that works beside it.
 namespace lockstep {
@@ -39,6 +42,11 @@ class Transfers {
   virtual void copy_to_pinned(void* host, const void* device, size_t bytes, Lane lane) = 0;
 
   virtual std::shared_ptr<Event> record_event(Lane lane) = 0;  // after the lane's work so far
+  // After the work of kCompute so far; knows when that was done.
+  virtual std::shared_ptr<CommEvent> record_timed_event() = 0;
+  // On the host's clock; none while the event, which comes from record_timed_event(), is to come.
+  virtual std::optional<std::chrono::steady_clock::time_point> time_of(
+      const std::shared_ptr<CommEvent>& event) = 0;
   virtual void wait_for(const std::shared_ptr<Event>& event, Lane lane) = 0;  // its later work does
 };
 

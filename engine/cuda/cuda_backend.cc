@@ -22,6 +22,7 @@
 #include "lockstep/engine/cuda/softmax.h"
 #include "lockstep/engine/cuda/sort.h"
 #include "lockstep/engine/cuda/status.h"
+#include "lockstep/engine/device_clock.h"
 #include "lockstep/engine/fused_attention.h"
 #include "lockstep/engine/gradient_kernels.h"
 #include "lockstep/engine/sync_debug.h"
@@ -155,6 +156,19 @@ class CudaBackend final : public Backend,
     // Who waits for copies beside the computation is not the thread that issues it.
     const unsigned sleeps = lane == Lane::kCopies ? cudaEventBlockingSync : 0u;
     return std::make_shared<CudaEvent>(stream(lane), cudaEventDisableTiming | sleeps);
+  }
+  std::shared_ptr<CommEvent> record_timed_event() override {
+    if (!clock_.started()) {
+      const SyncAllowed allowed;
+      const auto origin = std::make_shared<CudaEvent>(stream(), cudaEventDefault);
+      origin->wait_on_host();
+      clock_.start(origin);
+    }
+    return std::make_shared<CudaEvent>(stream(), cudaEventDefault);
+  }
+  std::optional<std::chrono::steady_clock::time_point> time_of(
+      const std::shared_ptr<CommEvent>& event) override {
+    return clock_.time_of(event);
   }
   void wait_for(const std::shared_ptr<Event>& event, Lane lane) override {
     if (const auto* ours = dynamic_cast<const CudaEvent*>(event.get())) {
@@ -416,6 +430,7 @@ class CudaBackend final : public Backend,
   const Stream stream_, copies_;
   MemoryPool memory_;
   PinnedPool pinned_;
+  DeviceClock clock_;
   Captures captures_;
   IndexCheck wrong_index_;
 };

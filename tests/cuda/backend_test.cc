@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "lockstep/engine/autograd/autocast.h"
+#include "lockstep/engine/device_clock.h"
 #include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/plugin.h"
 #include "lockstep/engine/sync_debug.h"
@@ -382,6 +383,49 @@ TEST(CudaBackend, MixedPrecisionStep) {
       EXPECT_NEAR(cuda.weight[i], cpu.weight[i], tolerance) << i;
       EXPECT_NEAR(cuda.gradient[i], cpu.gradient[i], tolerance) << i;
     }
+  }
+}
+
+TEST(CudaBackend, KnowsWhenWorkWasDone) {
+  Transfers& transfers = *transfers_of(kCuda);
+  const auto before = transfers.record_timed_event();
+  const Tensor x = ones({64}, {DType::kFloat32, kCuda});
+  const auto begin = DeviceClock::Clock::now();
+  const auto after = transfers.record_timed_event();
+  backend_of(kCuda).synchronize();
+  const auto first = transfers.time_of(before), last = transfers.time_of(after);
+  ASSERT_TRUE(first && last);
+  EXPECT_LE(*first, *last);
+  constexpr auto kSlack = std::chrono::milliseconds(5);  // of one clock to the other
+  EXPECT_GE(*last, begin - kSlack);
+  EXPECT_LE(*last, DeviceClock::Clock::now() + kSlack);
+}
+
+// A moment, in seconds of a device whose clock began long before the host's.
+struct FakeEvent final : CommEvent {
+  double at;
+  bool done;
+  explicit FakeEvent(double at, bool done = true) : at(at), done(done) {}
+  void wait_on_host() override {}
+  bool is_done() const override { return done; }
+  double seconds_since(const CommEvent& earlier) const override {
+    // As coarse as CUDA's, which counts milliseconds in float.
+    const double milliseconds = 1e3 * (at - dynamic_cast<const FakeEvent&>(earlier).at);
+    return 1e-3 * static_cast<double>(static_cast<float>(milliseconds));
+  }
+};
+
+TEST(DeviceClock, StaysExactForHours) {
+  DeviceClock clock;
+  EXPECT_FALSE(clock.time_of(std::make_shared<FakeEvent>(5)));
+  clock.start(std::make_shared<FakeEvent>(1000));
+  const auto start = *clock.time_of(std::make_shared<FakeEvent>(1000));
+  EXPECT_FALSE(clock.time_of(std::make_shared<FakeEvent>(1001, false)));
+  for (int step = 1; step <= 20'000; ++step) {
+    const double seconds = 1.2345678 * step;
+    const auto time = *clock.time_of(std::make_shared<FakeEvent>(1000 + seconds));
+    EXPECT_NEAR(std::chrono::duration<double>(time - start).count(), seconds, 1e-3) << step;
+    if (HasFailure()) return;
   }
 }
 

@@ -374,12 +374,11 @@ class SignReduction final : public BucketReduction {
     issue(group.all_reduce(votes_));
     issue(group.all_reduce(bucket.trailer_buffer()));
   }
-  Work::Times finish(const Bucket& bucket) override {
-    const Work::Times times = wait();
+  void finish(const Bucket& bucket) override {
+    wait();
     float* gradients = bucket.gradients().data<float>();
     const auto* votes = static_cast<const int32_t*>(votes_.data);
     for (int64_t i = 0; i < votes_.count; ++i) gradients[i] = votes[i] < 0 ? -1.0f : 1.0f;
-    return times;
   }
 
  private:
