@@ -25,12 +25,10 @@ using autograd::record;
 // The targets of N samples of C classes. Made on the host where that knows them, and on the device
 // otherwise, where nobody waits for what it finds: there, what is none of the classes has position
 // -1, so that NaN comes of it.
-struct Targets {
-  Tensor positions;  // of the target's element in the flattened (N, C), 0 where ignored
-  Tensor classes;    // int64 (N), 0 where ignored
-  Tensor ignored;    // bool (N), undefined if it is known that none is
-
-  Targets(const char* op, const Tensor& target, int64_t count, int64_t ignore_index) {
+class Targets {
+ public:
+  Targets(const char* op, const Tensor& target, int64_t count, int64_t ignore_index)
+      : device_(target.device()) {
     const IndexRule rule{.op = op,
                          .text = "Target {0} is out of bounds.",
                          .dim = 1,
@@ -39,48 +37,56 @@ struct Targets {
                          .ignored = ignore_index};
     if (const Tensor host = check_indices(rule, target); host.defined()) {
       make_on_host(host, count, ignore_index);
-      positions = positions.to(target.device());
-      classes = classes.to(target.device());
-      if (ignored.defined()) ignored = ignored.to(target.device());
+      if (ignored_.defined()) ignored_ = ignored_.to(target.device());
     } else {
       make_on_device(target, count, ignore_index);
     }
   }
 
+  // Of the target's element in the flattened (N, C), 0 where ignored.
+  Tensor positions() const { return positions_.to(device_); }
+  // int64 (N), 0 where ignored.
+  Tensor classes() const { return classes_.to(device_); }
+  // bool (N), undefined if it is known that none is.
+  const Tensor& ignored() const { return ignored_; }
   // What each sample weighs; undefined for one each.
   Tensor weights(const Tensor& class_weights, DType dtype) const {
-    if (!class_weights.defined() && !ignored.defined()) return {};
-    const Tensor w = class_weights.defined() ? index_select(class_weights, 0, classes)
-                                             : ones(classes.sizes(), {dtype, classes.device()});
-    return ignored.defined() ? masked_fill(w, ignored, 0) : w;
+    if (!class_weights.defined() && !ignored_.defined()) return {};
+    const Tensor w = class_weights.defined() ? index_select(class_weights, 0, classes())
+                                             : ones(classes_.sizes(), {dtype, device_});
+    return ignored_.defined() ? masked_fill(w, ignored_, 0) : w;
   }
 
  private:
   void make_on_host(const Tensor& host, int64_t count, int64_t ignore_index) {
-    positions = empty_dense(host.sizes(), DType::kInt64, Device{});
-    classes = empty_dense(host.sizes(), DType::kInt64, Device{});
+    positions_ = empty_dense(host.sizes(), DType::kInt64, Device{});
+    classes_ = empty_dense(host.sizes(), DType::kInt64, Device{});
     const Tensor marks = zeros(host.sizes(), {DType::kBool});
     const int64_t* t = host.data<int64_t>();
     bool any = false;
     for (int64_t i = 0; i < host.numel(); ++i) {
       const bool skip = t[i] == ignore_index;
-      positions.data<int64_t>()[i] = skip ? 0 : i * count + t[i];
-      classes.data<int64_t>()[i] = skip ? 0 : t[i];
+      positions_.data<int64_t>()[i] = skip ? 0 : i * count + t[i];
+      classes_.data<int64_t>()[i] = skip ? 0 : t[i];
       marks.data<bool>()[i] = skip;
       any = any || skip;
     }
-    if (any) ignored = marks;
+    if (any) ignored_ = marks;
   }
 
   void make_on_device(const Tensor& target, int64_t count, int64_t ignore_index) {
     const autograd::NoGrad no_grad;
-    ignored = eq(target, ignore_index);
-    classes = masked_fill(target, ignored, 0);
+    ignored_ = eq(target, ignore_index);
+    classes_ = masked_fill(target, ignored_, 0);
     const Tensor first = mul(sub(cumsum(ones_like(target), 0), 1), count);  // of each row
-    const Tensor outside = logical_or(lt(classes, 0), ge(classes, count));
-    positions = masked_fill(add(first, classes), outside, -1);
-    positions = masked_fill(positions, ignored, 0);
+    const Tensor outside = logical_or(lt(classes_, 0), ge(classes_, count));
+    positions_ = masked_fill(add(first, classes_), outside, -1);
+    positions_ = masked_fill(positions_, ignored_, 0);
   }
+
+  Device device_;
+  Tensor positions_, classes_;  // on the host where that made them: not every loss needs them
+  Tensor ignored_;
 };
 
 // What a mean over samples divides by: their number, or the sum of their weights, which stays where
@@ -140,14 +146,15 @@ Tensor nll_of_rows(const Tensor& x, const Tensor& target, const ClassLossOptions
   const int64_t classes = x.size(1);
   check_weight(options.weight, classes);
   const Targets targets("nll_loss", target, classes, options.ignore_index);
+  const Tensor positions = targets.positions();
   Tensor y, weights;
   Divisor divisor;
   {
     const autograd::NoGrad no_grad;
     weights = targets.weights(options.weight, x.dtype());
-    Tensor losses = x.numel() > 0 ? neg(take(x, targets.positions))
-                                  : zeros(target.sizes(), {x.dtype(), x.device()});
-    if (targets.ignored.defined()) losses = masked_fill(losses, targets.ignored, 0);
+    Tensor losses =
+        x.numel() > 0 ? neg(take(x, positions)) : zeros(target.sizes(), {x.dtype(), x.device()});
+    if (targets.ignored().defined()) losses = masked_fill(losses, targets.ignored(), 0);
     if (weights.defined()) losses = mul(losses, weights);
     y = options.reduction == Reduction::kNone ? losses : sum(losses);
     if (options.reduction == Reduction::kMean) {
@@ -158,9 +165,9 @@ Tensor nll_of_rows(const Tensor& x, const Tensor& target, const ClassLossOptions
   if (auto node = record<NllLossBackward0>(y, x)) {
     node->sizes = x.sizes();
     node->divisor = divisor;
-    node->save(0, targets.positions);
+    node->save(0, positions);
     node->save(1, weights);
-    node->save(2, targets.ignored);
+    node->save(2, targets.ignored());
   }
   return y;
 }
@@ -200,10 +207,10 @@ struct FusedLogSoftmaxBackward final : OpNode<4> {  // x, log_sums, target, weig
     const Targets targets("cross_entropy", target, x.size(1), ignore_index);
     const Tensor weights = targets.weights(weight, g.dtype());
     if (weights.defined()) g = mul(g, weights);
-    if (targets.ignored.defined()) g = masked_fill(g, targets.ignored, 0);
+    if (targets.ignored().defined()) g = masked_fill(g, targets.ignored(), 0);
     const Tensor everywhere = mul(softmax(widened(x), 1), g.unsqueeze(1));
-    Tensor gx = sub(everywhere, put(g, targets.positions, x.sizes()));
-    if (targets.ignored.defined()) gx = masked_fill(gx, targets.ignored.unsqueeze(1), 0);
+    Tensor gx = sub(everywhere, put(g, targets.positions(), x.sizes()));
+    if (targets.ignored().defined()) gx = masked_fill(gx, targets.ignored().unsqueeze(1), 0);
     return gx.to(x.dtype());
   }
 };
@@ -293,7 +300,7 @@ Tensor smoothed(const Tensor& log_p, const Tensor& target, const ClassLossOption
   const int64_t classes = log_p.size(1);
   const Targets targets("cross_entropy", target, classes, options.ignore_index);
   Tensor spread = neg(sum(options.weight.defined() ? mul(log_p, options.weight) : log_p, {1}));
-  if (targets.ignored.defined()) spread = masked_fill(spread, targets.ignored, 0);
+  if (targets.ignored().defined()) spread = masked_fill(spread, targets.ignored(), 0);
   if (options.reduction != Reduction::kNone) spread = sum(spread);
   if (options.reduction == Reduction::kMean) {
     spread = Divisor(targets.weights(options.weight, log_p.dtype()), target.numel())(spread);
