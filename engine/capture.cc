@@ -8,6 +8,7 @@ namespace lockstep {
 namespace {
 
 thread_local DeviceGraph* t_graph = nullptr;
+thread_local uint64_t t_epoch = 0;
 
 }  // namespace
 
@@ -31,6 +32,12 @@ void DeviceGraph::run_after_replay() const {
   for (const auto& run : after_) run();
 }
 
+void DeviceGraph::at_end(std::function<void()> check) { at_end_.push_back(std::move(check)); }
+
+void DeviceGraph::run_at_end() const {
+  for (const auto& check : at_end_) check();
+}
+
 void DeviceGraph::skip_updates_if(std::shared_ptr<Skip> skip) { skip_ = std::move(skip); }
 
 void DeviceGraph::invalidate(std::string why) {
@@ -40,12 +47,19 @@ void DeviceGraph::invalidate(std::string why) {
 void DeviceGraph::forget() {
   callbacks_.clear();
   after_.clear();
+  at_end_.clear();
   skip_.reset();
   why_invalid_.clear();
 }
 
 DeviceGraph* graph_in_capture() { return t_graph; }
-void set_graph_in_capture(DeviceGraph* graph) { t_graph = graph; }
+void set_graph_in_capture(DeviceGraph* graph) {
+  begin_capture_epoch();
+  t_graph = graph;
+}
+
+uint64_t capture_epoch() { return t_epoch; }
+void begin_capture_epoch() { ++t_epoch; }
 
 void forbid_in_capture(std::string_view what, std::string_view instead) {
   if (t_graph == nullptr) return;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
@@ -30,6 +31,8 @@ class DeviceGraph {
   virtual void end() = 0;
   // Instead of end(), and of a finished graph: forgets it, and gives its memory back.
   virtual void abandon() noexcept = 0;
+  // Throws Error where launch() would, because of another thread's capture.
+  virtual void check_launch() const = 0;
   // The random ops draw as if `random` had been begin()'s.
   virtual void launch(const RandomKey& random) = 0;
 
@@ -63,6 +66,10 @@ class DeviceGraph {
   void after_replay(std::function<void()> run);
   void run_after_replay() const;
 
+  // What has to hold where the capture ends: throws if it does not.
+  void at_end(std::function<void()> check);
+  void run_at_end() const;
+
   // Of the capture under way: why its end() has to fail. The first reason counts.
   void invalidate(std::string why);
   const std::string& why_invalid() const { return why_invalid_; }
@@ -75,7 +82,7 @@ class DeviceGraph {
     std::function<void()> check, run;
   };
   std::vector<Callback> callbacks_;
-  std::vector<std::function<void()>> after_;
+  std::vector<std::function<void()>> after_, at_end_;
   std::shared_ptr<Skip> skip_;
   std::string why_invalid_;
 };
@@ -93,6 +100,11 @@ class Capturing {
 // The graph that this thread captures; null while there is none.
 DeviceGraph* graph_in_capture();
 void set_graph_in_capture(DeviceGraph* graph);
+
+// Changes where this thread begins or ends a capture, and with each replay: what has been computed
+// before, and kept, may be out of date, or never have been computed at all.
+uint64_t capture_epoch();
+void begin_capture_epoch();
 
 // Throws Error if this thread captures, and spoils the capture: "`what` cannot be captured:
 // `instead`".

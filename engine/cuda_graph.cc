@@ -53,6 +53,7 @@ void CUDAGraph::capture_end() {
   set_graph_in_capture(nullptr);
   set_random_state(begun_);
   try {
+    graph_->run_at_end();
     check<Error>(graph_->why_invalid().empty(), "{}", graph_->why_invalid());
     check<Error>(same_stream(now, begun_),
                  "[cuda graph] the random generator has been seeded in the capture, or a "
@@ -78,7 +79,9 @@ void CUDAGraph::replay() {
                "capture");
   check<Error>(graph_in_capture() == nullptr,
                "[cuda graph] replay() while this thread captures; graphs do not nest");
+  graph_->check_launch();
   graph_->run_before_replay();
+  begin_capture_epoch();
   RandomState state = random_state();
   graph_->launch(key_of(state));
   state.ordinal += ordinals_;
@@ -87,6 +90,7 @@ void CUDAGraph::replay() {
 }
 
 void CUDAGraph::reset() noexcept {
+  why_none_.clear();
   if (graph_ == nullptr) return;
   if (graph_in_capture() == graph_.get()) {
     set_graph_in_capture(nullptr);

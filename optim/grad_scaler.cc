@@ -32,16 +32,27 @@ Tensor GradScaler::scale(const Tensor& output) {
   return mul(output, scale_.value());
 }
 
-// By a number on the device: the bits are those of one of the host's.
-Tensor GradScaler::scale_captured(DeviceGraph& graph, const Tensor& output) const {
-  if (size_of(output.dtype()) < 4) {
-    forbid_in_capture("GradScaler::scale() of 16 bits", "scale the loss in float32");
-  }
+void GradScaler::watch_replays(DeviceGraph& graph) const {
   graph.before_replay(
       [alive = std::weak_ptr<const int>(alive_.token)] {
         check<Error>(!alive.expired(), "[cuda graph] the captured step's GradScaler is gone");
       },
       nullptr);
+}
+
+// What a capture that has failed left behind counts for nothing.
+void GradScaler::forget_failed_captures() {
+  std::erase_if(optimizers_, [](const auto& entry) {
+    return entry.second.captured && entry.second.skip.expired();
+  });
+}
+
+// By a number on the device: the bits are those of one of the host's.
+Tensor GradScaler::scale_captured(DeviceGraph& graph, const Tensor& output) const {
+  if (size_of(output.dtype()) < 4) {
+    forbid_in_capture("GradScaler::scale() of 16 bits", "scale the loss in float32");
+  }
+  watch_replays(graph);
   return mul(output, graph.value([this] { return static_cast<float>(scale_.value()); }));
 }
 
@@ -61,6 +72,7 @@ void GradScaler::check_scaled(const char* function) const {
 void GradScaler::unscale_(const Optimizer& optimizer) {
   if (!enabled_) return;
   check_scaled("unscale_");
+  forget_failed_captures();
   OptimizerState& state = optimizers_[&optimizer];
   check<Error>(state.stage != Stage::kUnscaled,
                "unscale_() has already been called on this optimizer since the last update().");
@@ -85,6 +97,7 @@ void GradScaler::unscale_(const Optimizer& optimizer) {
 // Zero times what is not finite is NaN.
 void GradScaler::unscale_captured(DeviceGraph& graph, const Optimizer& optimizer,
                                   OptimizerState& state) const {
+  watch_replays(graph);
   const Tensor inverse = graph.value([this] { return static_cast<float>(1.0 / scale_.value()); });
   Tensor zero;
   for (const Tensor& p : optimizer.parameters()) {
@@ -98,9 +111,23 @@ void GradScaler::unscale_captured(DeviceGraph& graph, const Optimizer& optimizer
   state.stage = Stage::kUnscaled;
   if (!zero.defined()) return;
   state.checked = true;
-  state.skip = std::make_shared<DeviceGraph::Skip>();
-  state.skip->flag = ne(zero, zero).to(DType::kFloat32);
-  graph.after_replay([skip = state.skip] { skip->skipped = skip->flag.item() != 0.0; });
+  const auto skip = std::make_shared<DeviceGraph::Skip>();
+  skip->flag = ne(zero, zero).to(DType::kFloat32);
+  graph.after_replay([skip] {
+    skip->skipped = true;  // if the wait finds an error, too
+    skip->skipped = skip->flag.item() != 0.0;
+  });
+  // Steps and updates on the host would not hear of it.
+  graph.at_end([captured = std::weak_ptr(skip), alive = std::weak_ptr<const int>(alive_.token),
+                this, &optimizer] {
+    if (alive.expired()) return;
+    const auto now = optimizers_.find(&optimizer);
+    check<Error>(now == optimizers_.end() || now->second.skip.lock() != captured.lock(),
+                 "[cuda graph] GradScaler::unscale_() has been captured without step() and "
+                 "update(): capture all three, or none of them");
+  });
+  state.captured = true;
+  state.skip = skip;
 }
 
 bool GradScaler::step(Optimizer& optimizer) {
@@ -109,13 +136,14 @@ bool GradScaler::step(Optimizer& optimizer) {
     return true;
   }
   check_scaled("step");
+  forget_failed_captures();
   check<Error>(optimizers_[&optimizer].stage != Stage::kStepped,
                "step() has already been called since the last update().");
   if (optimizers_[&optimizer].stage == Stage::kReady) unscale_(optimizer);
   OptimizerState& state = optimizers_[&optimizer];
   check<Error>(state.checked, "No inf checks were recorded for this optimizer.");
   if (DeviceGraph* const graph = graph_in_capture()) {
-    graph->skip_updates_if(state.skip);
+    graph->skip_updates_if(state.skip.lock());
     optimizer.step();
     graph->skip_updates_if(nullptr);
   } else if (!state.found_inf) {
@@ -128,6 +156,7 @@ bool GradScaler::step(Optimizer& optimizer) {
 void GradScaler::update() {
   if (!enabled_) return;
   check_scaled("update");
+  forget_failed_captures();
   const auto any = [&](bool OptimizerState::*flag) {
     return std::any_of(optimizers_.begin(), optimizers_.end(),
                        [&](const auto& entry) { return entry.second.*flag; });
@@ -142,9 +171,10 @@ void GradScaler::update() {
 }
 
 void GradScaler::update_captured(DeviceGraph& graph) {
+  watch_replays(graph);
   std::vector<std::shared_ptr<const DeviceGraph::Skip>> all;
   for (const auto& [optimizer, state] : optimizers_) {
-    if (state.skip) all.push_back(state.skip);
+    if (const auto skip = state.skip.lock()) all.push_back(skip);
   }
   graph.after_replay([this, all = std::move(all)] {
     scale_.update(std::any_of(all.begin(), all.end(), [](const auto& s) { return s->skipped; }));

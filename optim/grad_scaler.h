@@ -74,7 +74,9 @@ class GradScaler {
     Stage stage = Stage::kReady;
     bool checked = false;  // there were gradients to look at
     bool found_inf = false;
-    std::shared_ptr<DeviceGraph::Skip> skip;  // of a captured step
+    // Of a step that is being captured. Gone with its graph, if that has failed.
+    bool captured = false;
+    std::weak_ptr<DeviceGraph::Skip> skip{};
   };
   // Of one object only: copies have their own.
   struct Alive {
@@ -85,9 +87,11 @@ class GradScaler {
     // NOLINTNEXTLINE(bugprone-unhandled-self-assignment): every assignment does nothing
     Alive& operator=(const Alive&) { return *this; }
   };
+  void watch_replays(DeviceGraph& graph) const;
   Tensor scale_captured(DeviceGraph& graph, const Tensor& output) const;
   void unscale_captured(DeviceGraph& graph, const Optimizer& optimizer,
                         OptimizerState& state) const;
+  void forget_failed_captures();
   void update_captured(DeviceGraph& graph);
   void check_scaled(const char* function) const;
 

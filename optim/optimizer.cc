@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/same_device.h"
@@ -88,8 +89,11 @@ void Optimizer::watch_replays(DeviceGraph& graph, std::vector<OptimizerSegment> 
                    "loaded since the capture; capture the step again");
     }
   };
-  const auto count = [updated] {
-    for (const auto& [parameter, state] : updated) ++state->steps;
+  const auto update = [updated, counts] {
+    for (const auto& [parameter, state] : updated) {
+      autograd::bump_version(parameter);
+      if (counts) ++state->steps;
+    }
   };
   if (counts && graph.skip()) {
     graph.after_replay([updated, skip = graph.skip()] {
@@ -97,7 +101,7 @@ void Optimizer::watch_replays(DeviceGraph& graph, std::vector<OptimizerSegment> 
       for (const auto& [parameter, state] : updated) --state->steps;
     });
   }
-  graph.before_replay(unchanged, counts ? std::function<void()>(count) : nullptr);
+  graph.before_replay(unchanged, update);
 }
 
 OptimizerSegment Optimizer::segment(const Tensor& parameter, State& state, int buffers) {

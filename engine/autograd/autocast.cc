@@ -6,6 +6,7 @@
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
@@ -18,6 +19,7 @@ struct Conversion {
   uint32_t version = 0;
   const void* data = nullptr;
   bool recorded = false;  // gradients find their way through it
+  uint64_t epoch = 0;     // of captures and replays
 };
 
 thread_local bool enabled = false;
@@ -96,8 +98,11 @@ Tensor autocast_to(DType dtype, const Tensor& x) {
   Conversion& kept = conversions()[x.impl()];
   const bool current = kept.converted.defined() && kept.converted.dtype() == dtype &&
                        kept.version == x.version() && kept.data == x.data_ptr() &&
-                       (kept.recorded || !grad_enabled());
-  if (!current) kept = {x, convert_weight(dtype, x), x.version(), x.data_ptr(), grad_enabled()};
+                       kept.epoch == capture_epoch() && (kept.recorded || !grad_enabled());
+  if (!current) {
+    kept = {
+        x, convert_weight(dtype, x), x.version(), x.data_ptr(), grad_enabled(), capture_epoch()};
+  }
   return kept.converted;
 }
 

@@ -419,10 +419,18 @@ class CudaBackend final : public Backend,
   void throw_wrong_index() {
     if (const std::string text = wrong_index(); !text.empty()) throw IndexError(text);
   }
+  // A capture takes one device's work: another's would run now, and in no replay.
+  void check_captured() const {
+    const bool captured = captures_.current() != nullptr;  // throws where another thread captures
+    if (captured || graph_in_capture() == nullptr) return;
+    forbid_in_capture("work for " + device().str(),
+                      "the capture began for another device: name "
+                      "this one there");
+  }
   // For every call: the thread's device is this one.
   cudaStream_t stream(Lane lane = Lane::kCompute) const {
     make_current(index_);
-    if (lane == Lane::kCompute) captures_.current();  // throws where another thread captures
+    if (lane == Lane::kCompute) check_captured();
     return lane == Lane::kCompute ? stream_.get() : copies_.get();
   }
 

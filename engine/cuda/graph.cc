@@ -55,6 +55,8 @@ void CudaGraph::abandon() noexcept {
   forget();
 }
 
+void CudaGraph::check_launch() const { captures_.current(); }
+
 void CudaGraph::launch(const RandomKey& random) {
   check_cuda(cudaSetDevice(captures_.device_), "cudaSetDevice");
   captures_.current();  // throws where another thread captures

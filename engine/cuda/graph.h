@@ -32,6 +32,7 @@ class CudaGraph final : public DeviceGraph {
   void begin(const RandomKey& random) override;
   void end() override;
   void abandon() noexcept override;
+  void check_launch() const override;
   void launch(const RandomKey& random) override;
   size_t nodes() const override { return nodes_; }
   size_t bytes() const override { return memory_ ? memory_->bytes() : 0; }

@@ -43,16 +43,15 @@ __device__ inline bool is_within(int64_t index, int64_t length) {
 template <typename Word>
 __global__ void __launch_bounds__(kThreads)
     select_kernel(Word* out, const Word* in, const int64_t* index, const Lines lines,
-                  const Divisor count) {
+                  int64_t length, const Divisor count) {
   const int64_t n = lines.outer * count.value() * lines.inner.value();
   for (int64_t i = grid_index(); i < n; i += grid_size()) {
     const Split by_inner = split(i, lines.inner);
     const Split by_count = split(by_inner.quotient, count);
     const int64_t place = index[by_count.remainder];
-    const int64_t row = by_count.quotient * lines.length.value() + place;
-    out[i] = is_within(place, lines.length.value())
-                 ? in[row * lines.inner.value() + by_inner.remainder]
-                 : nothing<Word>();
+    const int64_t row = by_count.quotient * length + place;
+    out[i] = is_within(place, length) ? in[row * lines.inner.value() + by_inner.remainder]
+                                      : nothing<Word>();
   }
 }
 
@@ -233,7 +232,8 @@ void gather_slices(cudaStream_t stream, const Tensor& out, const Tensor& in, int
     of_words.inner = Divisor(lines.inner.value() * element / static_cast<int64_t>(sizeof(Word)));
     const int64_t n = lines.outer * index.numel() * of_words.inner.value();
     launch(stream, blocks_for(n), kThreads, select_kernel<Word>, data_of<Word>(out),
-           data_of<Word>(in), data_of<int64_t>(index), of_words, Divisor(index.numel()));
+           data_of<Word>(in), data_of<int64_t>(index), of_words, size_along(in, dim),
+           Divisor(index.numel()));
   });
 }
 

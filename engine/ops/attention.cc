@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "lockstep/engine/autograd/op_node.h"
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/fused_attention.h"
 #include "lockstep/engine/ops/autocast.h"
 #include "lockstep/engine/ops/dropout.h"
@@ -148,6 +149,8 @@ bool may_be_fused(const Tensor& q, const Tensor& k, const Tensor& v,
 Tensor fused(const Tensor& query, const Tensor& key, const Tensor& value, double scale,
              const AttentionOptions& options) {
   if (!may_be_fused(query, key, value, options)) return {};
+  // cuDNN's seed comes from the host, where a replay does not come by.
+  if (options.dropout > 0 && graph_in_capture()) return {};
   FusedAttention* const backend = fused_attention_of(query.device());
   if (!backend) return {};
   const Tensor q = aligned(query), k = aligned(key), v = aligned(value);
@@ -183,6 +186,8 @@ Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, cons
         query.dim(), key.dim(), value.dim());
   check(!options.causal || !options.mask.defined(),
         "scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True");
+  check(options.dropout >= 0 && options.dropout <= 1,
+        "dropout probability has to be between 0 and 1, but got {}", options.dropout);
   const double scale =
       options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(query.size(-1)));
   if (const Tensor y = fused(query, key, value, scale, options); y.defined()) return y;

@@ -6,6 +6,7 @@
 #include "lockstep/engine/index_checks.h"
 #include "lockstep/engine/ops/masks.h"
 #include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/positions.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
@@ -353,7 +354,7 @@ Tensor one_hot(const Tensor& x, int64_t classes) {
     if (classes == -1) classes = largest + 1;
     check(largest < classes, "Class values must be smaller than num_classes.");
   }
-  return eq(x.unsqueeze(-1), arange(classes).to(x.device())).to(DType::kInt64);
+  return eq(x.unsqueeze(-1), positions(classes, x.device())).to(DType::kInt64);
 }
 
 Tensor Tensor::index(const std::vector<Tensor>& indices) const {

@@ -6,6 +6,7 @@
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/ops/index.h"
+#include "lockstep/engine/ops/positions.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -195,7 +196,7 @@ Tensor flip(const Tensor& x, const Dims& dims) {
     check(!std::exchange(done[d], true), "dim {} appears multiple times in the list of dims", d);
     const int64_t n = x.dim() > 0 ? x.size(wanted) : 1;
     if (n <= 1) continue;
-    y = index_select(y, wanted, arange(n - 1, -1, -1).to(x.device()));
+    y = index_select(y, wanted, sub(n - 1, positions(n, x.device())));
   }
   if (y.impl()->storage == x.impl()->storage) y = y.clone();  // nothing to turn round
   if (auto node = record<FlipBackward0>(y, x)) node->dims = dims;

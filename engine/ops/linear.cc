@@ -10,6 +10,7 @@
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
+#include "lockstep/engine/tensor/same_device.h"
 #include "lockstep/engine/tensor/tensor_impl.h"
 
 namespace lockstep {
@@ -89,6 +90,7 @@ void check_operands(const char* name, const Tensor& x, const Tensor& weight, con
         rows, x.size(-1), weight.size(1), weight.size(0));
   check_pair(name, x, weight);
   check(bias.dtype() == x.dtype(), "self and mat2 must have the same dtype");
+  check_on_device(name, x.device(), bias);
 }
 
 // `op` of x's rows, in x's shape.

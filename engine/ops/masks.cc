@@ -2,6 +2,7 @@
 
 #include "lockstep/engine/autograd/op_node.h"
 #include "lockstep/engine/ops/pointwise.h"
+#include "lockstep/engine/ops/positions.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -24,8 +25,8 @@ Tensor triangle(const Tensor& x, int64_t diagonal, bool lower) {
   Tensor y;
   {
     const autograd::NoGrad no_grad;
-    const Tensor rows = arange(x.size(-2)).unsqueeze(1), columns = arange(x.size(-1));
-    const Tensor above = sub(columns, rows).to(x.device());
+    const Tensor rows = positions(x.size(-2), x.device()).unsqueeze(1);
+    const Tensor above = sub(positions(x.size(-1), x.device()), rows);
     y = masked_fill(x, lower ? gt(above, diagonal) : lt(above, diagonal), 0);
   }
   if (auto node = autograd::record<TriangleBackward>(y, x)) {

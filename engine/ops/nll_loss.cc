@@ -9,7 +9,7 @@
 #include "lockstep/engine/ops/implemented.h"
 #include "lockstep/engine/ops/index.h"
 #include "lockstep/engine/ops/pointwise.h"
-#include "lockstep/engine/ops/product.h"
+#include "lockstep/engine/ops/positions.h"
 #include "lockstep/engine/ops/reduce.h"
 #include "lockstep/engine/ops/softmax.h"
 #include "lockstep/engine/tensor/check.h"
@@ -78,7 +78,8 @@ class Targets {
     const autograd::NoGrad no_grad;
     ignored_ = eq(target, ignore_index);
     classes_ = masked_fill(target, ignored_, 0);
-    const Tensor first = mul(sub(cumsum(ones_like(target), 0), 1), count);  // of each row
+    const Tensor first =
+        mul(lockstep::positions(target.numel(), target.device()), count);  // of each row
     const Tensor outside = logical_or(lt(classes_, 0), ge(classes_, count));
     positions_ = masked_fill(add(first, classes_), outside, -1);
     positions_ = masked_fill(positions_, ignored_, 0);

@@ -120,6 +120,22 @@ std::pair<Tensor, Tensor> result_and_gradient(const Case& one, const Tensor& x,
   return {y.detach(), leaf.grad()};
 }
 
+// Nothing is a row of an empty table.
+TEST_F(CudaIndexChecks, EmptyTablesAreNotFollowed) {
+  const Tensor table = zeros({0, 3}, {.device = kGpu});
+  for (const bool select : {true, false}) {
+    const Tensor index = computed(indices({0, 0}, {2}));
+    Tensor y;
+    const std::string text = text_of_error([&] {
+      y = select ? index_select(table, 0, index) : embedding(index, table);
+      backend_of(kGpu).synchronize();
+    });
+    EXPECT_NE(text, "") << select;
+    if (!y.defined()) continue;
+    for (const double value : y.to_vector()) EXPECT_TRUE(std::isnan(value)) << select;
+  }
+}
+
 TEST_F(CudaIndexChecks, NobodyWaitsForGoodOnes) {
   for (const Case& one : cases()) {
     for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {

@@ -71,6 +71,14 @@ TEST_F(CudaGemm, AgreesWithTheReference) {
   }
 }
 
+TEST_F(CudaGemm, ABiasOfAnotherDeviceIsAnError) {
+  const Tensor x = ones({2, 3}, {.device = kGpu}), w = ones({4, 3}, {.device = kGpu});
+  const Tensor bias = ones({4});
+  EXPECT_THROW(linear(x, w, bias), ValueError);
+  EXPECT_THROW(linear_gelu(x, w, bias), ValueError);
+  EXPECT_THROW(linear(x.to(Device{}), w.to(Device{}), bias.to(kGpu)), ValueError);
+}
+
 TEST_F(CudaGemm, BoolIsAnError) {
   GemmCall call;
   call.dtype = DType::kBool;

@@ -28,9 +28,9 @@ inline std::set<std::string> functions_of(const std::filesystem::path& header,
 
 // Those of tensor.h and of every public header in ops/ of the engine's sources.
 inline std::set<std::string> declared_functions(const std::filesystem::path& engine) {
-  const std::set<std::string> internal = {"autocast.h",         "layout.h",   "half.h",
-                                          "pointwise_kernel.h", "functors.h", "host_values.h",
-                                          "row_norm.h",         "gemm_call.h"};
+  const std::set<std::string> internal = {"autocast.h",         "layout.h",    "half.h",
+                                          "pointwise_kernel.h", "functors.h",  "host_values.h",
+                                          "row_norm.h",         "gemm_call.h", "positions.h"};
   std::set<std::string> names = functions_of(engine / "tensor/tensor.h", "  ");
   for (const auto& entry : std::filesystem::directory_iterator(engine / "ops")) {
     if (entry.path().extension() != ".h" || internal.count(entry.path().filename())) continue;
