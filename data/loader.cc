@@ -4,9 +4,11 @@
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::data {
@@ -61,7 +63,12 @@ struct Loader::State {
  private:
   size_t capacity() const { return static_cast<size_t>(options_.prefetch); }
 
-  Tensor moved(const Tensor& t) const { return t.defined() ? t.to(options_.device) : t; }
+  Tensor moved(const Tensor& t) const {
+    if (!t.defined()) return t;
+    std::optional<NoCaptures> wait;  // of the training, which would capture what this thread does
+    if (!options_.device.is_cpu()) wait.emplace();
+    return t.to(options_.device);
+  }
 
   Step assemble(int64_t index) {
     auto plan = sampler_.plan(index);

@@ -14,10 +14,8 @@ DataParallel::Accumulation DataParallel::accumulate(data::Step& step) {
 
 DataParallel::Accumulation::Accumulation(DataParallel& replicas, data::Step& step)
     : replicas_(replicas), step_(step) {
-  forbid_in_capture(
-      "a step of DataParallel",
-      "the host reads its trailers before the optimizer's step. Capture a step of one "
-      "rank, without DataParallel");
+  replicas.check_capture();
+  replicas.drop_only_captured();
   check(!step.micros.empty() && step.global_samples > 0,
         "[data_parallel] step {} has {} micro-batches and {} samples", step.index,
         step.micros.size(), step.global_samples);
@@ -30,15 +28,17 @@ DataParallel::Accumulation::Accumulation(DataParallel& replicas, data::Step& ste
   replicas.check_reduced("accumulate()");
   if (replicas.plan_) replicas.check_shards(step);
   replicas.accumulation_ = this;
+  replicas.step_ = &step;
   replicas.forget_losses();
   replicas.step_index_ = step.index;
   replicas.samples_ = 0;
 }
 
 DataParallel::Accumulation::~Accumulation() {
-  random_.reset();
+  leave_random_scope();
   autocast_.reset();
   replicas_.accumulation_ = nullptr;
+  replicas_.step_ = nullptr;
   // Left before the reduction: what has been added up here must not reach the optimizer.
   const bool reduced = done() || (last() && backwards_ == 1);
   if (!reduced) {
@@ -62,12 +62,27 @@ DataParallel::Accumulation::Iterator DataParallel::Accumulation::begin() {
 void DataParallel::Accumulation::enter() {
   backwards_ = 0;
   entered_ = Clock::now();
-  random_.reset();
+  leave_random_scope();
   if (done()) autocast_.reset();
-  if (!done()) {
-    if (replicas_.shard_buffers_) replicas_.shard_buffers_->begin_shard(at_);
-    random_.emplace(static_cast<uint64_t>(step_.index), static_cast<uint64_t>(current().index));
-  }
+  if (done()) return;
+  if (replicas_.shard_buffers_) replicas_.shard_buffers_->begin_shard(at_);
+  random_.emplace(static_cast<uint64_t>(step_.index), static_cast<uint64_t>(current().index));
+  DeviceGraph* const graph = graph_in_capture();
+  if (graph == nullptr) return;
+  // A replay draws the numbers of the step that it is.
+  const auto key = [step = &step_, at = at_] {
+    return make_random_key(current_seed(), RandomPurpose::kStep, static_cast<uint32_t>(step->index),
+                           static_cast<uint32_t>(step->micros[at].index));
+  };
+  graph->enter_random_scope(key(), key);
+  captures_random_ = true;
+}
+
+void DataParallel::Accumulation::leave_random_scope() {
+  DeviceGraph* const graph = graph_in_capture();
+  if (captures_random_ && graph != nullptr) graph->leave_random_scope(random_state().ordinal);
+  captures_random_ = false;
+  random_.reset();
 }
 
 void DataParallel::Accumulation::advance() {
@@ -85,6 +100,7 @@ DataParallel::NoSync DataParallel::no_sync() { return NoSync(*this); }
 
 DataParallel::NoSync::NoSync(DataParallel& replicas)
     : replicas_(replicas), before_(replicas.no_sync_) {
+  forbid_in_capture("DataParallel::no_sync()", "capture whole steps, with accumulate()");
   check<Error>(!replicas.plan_,
                "[data_parallel] reduction mode bitwise adds up virtual shards, not what a rank has "
                "accumulated; use accumulate() instead of no_sync(), or mode repeatable");

@@ -6,6 +6,7 @@
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/node.h"
 #include "lockstep/engine/backend.h"
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/sync_debug.h"
 #include "lockstep/engine/tensor/check.h"
 #include "lockstep/engine/tensor/factory.h"
@@ -283,7 +284,6 @@ const void* Bucket::fetched_trailer() {
 
 void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> extras,
                     std::span<const DeviceExtras> on_device) {
-  check(extras.size() == extras_, "[bucket] {} extras instead of {}", extras.size(), extras_);
   const autograd::NoGrad no_grad;
   reduction_->take_times();  // of a step that was given up
   if (reduction_->schedule() == nullptr) {
@@ -296,6 +296,9 @@ void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> 
     if (!touched_) touch();
     collect_rest();
   }
+  launched_ = true;
+  if (graph_in_capture() != nullptr) return;
+  check(extras.size() == extras_, "[bucket] {} extras instead of {}", extras.size(), extras_);
   if (dtype_ == DType::kFloat32) {
     write_trailer<float>(poisoned, extras);
   } else {
@@ -306,7 +309,6 @@ void Bucket::launch(ProcessGroup& group, bool poisoned, std::span<const double> 
         static_cast<char*>(trailer_buffer().data) + (entries_.size() + 1 + at) * size_of(dtype_);
     from_memory(extra, {values.numel()}, dtype_, nullptr, device_).copy_(values);
   }
-  launched_ = true;
   const ProcessGroup::LabelScope label(group, label_);
   reduction_->launch(group, *this);
 }
@@ -374,6 +376,8 @@ void Bucket::set_aside_reduced() {
   const autograd::NoGrad no_grad;
   for (Entry& entry : entries_) {
     if (entry.slot->state != State::kReduced) continue;
+    forbid_in_capture("a gradient that is added to an earlier step's",
+                      "call the optimizer's zero_grad() in the captured step, before backward");
     if (!carry_.defined()) carry_ = zeros({trailer_}, {dtype_, device_});
     carry_.narrow(0, entry.offset, entry.parameter.numel()).copy_(entry.slot->view.view({-1}));
     entry.slot->state = State::kEmpty;

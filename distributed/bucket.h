@@ -88,7 +88,8 @@ class Bucket {
   bool launched() const { return launched_; }
   // Zeroes the places of entries without a gradient, writes the trailer and starts the reduction.
   // As many extras as the constructor was told; some may be on the bucket's device, where they
-  // replace what `extras` says from `at` on.
+  // replace what `extras` says from `at` on. In a capture (Reducer::capture) only the first
+  // happens.
   struct DeviceExtras {
     size_t at = 0;
     Tensor values;

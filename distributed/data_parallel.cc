@@ -193,10 +193,8 @@ void DataParallel::synchronize_buffers(int root) {
 }
 
 void DataParallel::backward(const Tensor& loss, int64_t samples) {
-  forbid_in_capture(
-      "backward() of DataParallel",
-      "the host reads its trailers before the optimizer's step. Capture a step of one "
-      "rank, without DataParallel");
+  check_capture();
+  drop_only_captured();
   Accumulation* const scope = accumulation_;
   check<Error>(scope != nullptr || !plan_,
                "[data_parallel] backward() outside accumulate() has no virtual shards, which "
@@ -232,8 +230,7 @@ void DataParallel::backward(const Tensor& loss, int64_t samples) {
     samples_ += samples;
     const autograd::NoGrad no_grad;
     add_loss(plan_ ? static_cast<size_t>(scope->current().index) : 0, weight, loss);
-    const Tensor seed = full(loss.sizes(), weight * loss_scale(), {loss.dtype(), loss.device()});
-    loss.backward(seed);
+    loss.backward(seed_of(loss, weight));
     if (LayerExchange* layers = LayerExchange::find(*group_)) layers->end_backward();
     if (!final) reducer_->end_pass();
     if (shard_buffers_) shard_buffers_->end_shard(scope->at_);
@@ -283,9 +280,20 @@ void DataParallel::set_activity(Phase phase) const {
   }
 }
 
-bool DataParallel::finish(const std::exception_ptr& failure) {
-  const BackwardEnd backward_end(parameters_.front().second.device(), !failure);
-  set_activity(Phase::kGradients);
+// The gradient of the loss that is reported.
+Tensor DataParallel::seed_of(const Tensor& loss, double weight) {
+  DeviceGraph* const graph = graph_in_capture();
+  if (graph == nullptr || !loss_scale_) {
+    return full(loss.sizes(), weight * loss_scale(), {loss.dtype(), loss.device()});
+  }
+  if (loss.dtype() != DType::kFloat32) {
+    forbid_in_capture("backward() of a scaled loss that is not float32", "make it float32");
+  }
+  return graph->value([this, weight] { return static_cast<float>(weight * loss_scale()); })
+      .view(loss.sizes());
+}
+
+StepTrailer::Share DataParallel::share() const {
   StepTrailer::Share share{.joined = joined_, .step = step_index_, .loss_terms = losses_};
   if (accumulation_ != nullptr) {
     share.samples = samples_;
@@ -297,8 +305,23 @@ bool DataParallel::finish(const std::exception_ptr& failure) {
       share.of_samples = group_->size();
     }
   }
+  return share;
+}
+
+bool DataParallel::finish(const std::exception_ptr& failure) {
+  set_activity(Phase::kGradients);
+  if (DeviceGraph* const graph = graph_in_capture()) {
+    capture(*graph, failure);
+    return false;
+  }
+  const BackwardEnd backward_end(parameters_.front().second.device(), !failure);
   Reducer::Outcome outcome =
-      reducer_->finish(static_cast<bool>(failure), share, 1.0 / loss_scale(), device_losses_);
+      reducer_->finish(static_cast<bool>(failure), share(), 1.0 / loss_scale(), device_losses_);
+  return conclude(std::move(outcome), failure, backward_end.time());
+}
+
+bool DataParallel::conclude(Reducer::Outcome outcome, const std::exception_ptr& failure,
+                            Clock::time_point backward_done) {
   const int active = outcome.sums.active();
   if (!outcome.sums.same_step) {
     throw_different_steps(
@@ -340,8 +363,8 @@ void DataParallel::throw_wrong_index() const {
 
 void DataParallel::report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait,
                           bool skipped) const {
-  if (accumulation_ == nullptr) return;
-  data::StepReport& report = accumulation_->step_.report;
+  if (step_ == nullptr) return;
+  data::StepReport& report = step_->report;
   report.loss += outcome.sums.loss;
   report.has_loss = true;
   report.skipped = report.skipped || skipped;

@@ -21,6 +21,10 @@
 #include "lockstep/optim/loss_scale.h"
 #include "lockstep/optim/optimizer.h"
 
+namespace lockstep {
+class DeviceGraph;
+}
+
 namespace lockstep::distributed {
 
 class ShardBuffers;
@@ -134,6 +138,14 @@ struct DataParallelOptions {
 // it cannot have been the reason. A forward outside accumulate() needs an autograd::Autocast of its
 // own; backward() scales its loss just so.
 //
+// A step of one rank can be captured in a CUDA graph (engine/cuda_graph.h), accumulate() and the
+// optimizer's step() with it; not in mode bitwise, nor with compression. The data::Step is one of
+// the graph's static inputs and has to stay: before each replay the program writes the data into
+// the tensors of its micro-batches, and `index`. The replay draws the random numbers of that index,
+// leaves the optimizer's updates out where a gradient is not finite, waits, and then writes
+// step.report, anew, and throws what backward() would. Only an IndexError of what no gradient has
+// become NaN for comes behind the updates. The report has no timeline.
+//
 // A parameter belongs to the DataParallel that was made over it last; an older one throws when it
 // is used again. The model must outlive this object. Afterwards its parameters stay where they are.
 class DataParallel {
@@ -214,7 +226,19 @@ class DataParallel {
   bool finish(const std::exception_ptr& failure);
   void check_shards(const data::Step& step) const;
   void throw_wrong_index() const;
+  // What the communication has ended with: throws, or writes the report.
+  bool conclude(Reducer::Outcome outcome, const std::exception_ptr& failure,
+                std::chrono::steady_clock::time_point backward_done);
   void report(Reducer::Outcome outcome, const data::StepTimeline::Wait& wait, bool skipped) const;
+  StepTrailer::Share share() const;
+  Tensor seed_of(const Tensor& loss, double weight);
+  // captured_step.cc
+  struct Captured;
+  void check_capture() const;
+  void drop_only_captured();
+  void capture(DeviceGraph& graph, const std::exception_ptr& failure);
+  void check_replay(const Captured& captured);
+  void finish_replay(Captured& captured);
   void throw_poisoned(const std::exception_ptr& failure);
   void discard_non_finite(const Reducer::Outcome& outcome);
   void check_lockstep_now_and_then(bool complete);
@@ -248,6 +272,7 @@ class DataParallel {
 
   // The step under way.
   Accumulation* accumulation_ = nullptr;
+  data::Step* step_ = nullptr;  // whose report is written
   std::vector<double> losses_;  // this rank's, weighted: their sum, or one for each shard;
   Tensor device_losses_;        // on a GPU in its memory, so that nobody waits for them
   int64_t samples_ = 0;         // this rank's, so far
@@ -256,6 +281,9 @@ class DataParallel {
   std::vector<uint32_t> versions_;  // then: of the parameters after the last of them
   bool no_sync_ = false;
   bool joined_ = false;  // in join()
+  // The last step was captured, and not replayed: nothing has computed its gradients.
+  bool only_captured_ = false;
+  std::shared_ptr<const int> alive_ = std::make_shared<int>();  // for graphs
   friend class Accumulation;
 };
 
@@ -311,6 +339,7 @@ class DataParallel::Accumulation {
   bool done() const { return at_ == step_.micros.size(); }
   bool last() const { return at_ + 1 == step_.micros.size(); }
   void enter();
+  void leave_random_scope();
   void advance();
 
   DataParallel& replicas_;
@@ -320,6 +349,7 @@ class DataParallel::Accumulation {
   std::chrono::steady_clock::time_point entered_;
   bool begun_ = false;
   std::optional<RandomScope> random_;
+  bool captures_random_ = false;  // random_ is a scope of the graph in capture, too
   std::optional<autograd::Autocast> autocast_;
 };
 

@@ -5,6 +5,7 @@
 #include "lockstep/distributed/data_parallel.h"
 #include "lockstep/distributed/layer_exchange.h"
 #include "lockstep/engine/autograd/node.h"
+#include "lockstep/engine/capture.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::distributed {
@@ -20,6 +21,7 @@ void DataParallel::join(const std::function<void()>& follow) {
   check<Error>(accumulation_ == nullptr && !no_sync_,
                "[data_parallel] join() inside {}; a rank joins between two steps",
                no_sync_ ? "no_sync()" : "accumulate()");
+  forbid_in_capture("DataParallel::join()", "join after the last replay");
   check_reduced("join()");
   check<Error>(follow || optimizers_.empty(),
                "[data_parallel] join() without a function to follow the others' optimizers, whose "

@@ -7,7 +7,6 @@
 #include "lockstep/distributed/bucket_plan.h"
 #include "lockstep/engine/autograd/grad_mode.h"
 #include "lockstep/engine/autograd/gradient_slot.h"
-#include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::distributed {
@@ -28,13 +27,6 @@ class BusyTime {
   std::chrono::steady_clock::time_point until_{};
   double seconds_ = 0.0;
 };
-
-// As StepTrailer splits a term of the loss, for terms on a device.
-Tensor split(const Tensor& terms) {
-  const autograd::NoGrad no_grad;
-  const Tensor high = terms.to(DType::kFloat32).to(DType::kFloat64);
-  return stack({high, terms - high}, 1).view({-1});
-}
 
 }  // namespace
 
@@ -350,7 +342,8 @@ Reducer::Outcome Reducer::finish(bool poisoned, const StepTrailer::Share& share,
   for (size_t i = next_; i < places_.size(); ++i) look_for_non_finite(places_[i]);
   // A device is not asked to do anything more after it has failed, perhaps.
   std::vector<Bucket::DeviceExtras> on_device;
-  if (!poisoned && losses.defined()) on_device.push_back({StepTrailer::loss_at(), split(losses)});
+  if (!poisoned && losses.defined())
+    on_device.push_back({StepTrailer::loss_at(), StepTrailer::split_terms(losses)});
   if (const Tensor answer = poisoned ? Tensor() : finite_check_.answer(); answer.defined()) {
     on_device.push_back({StepTrailer::non_finite_at(), answer});
   }

@@ -10,7 +10,9 @@
 #include "lockstep/distributed/finite_check.h"
 #include "lockstep/distributed/process_group.h"
 #include "lockstep/distributed/step_trailer.h"
+#include "lockstep/engine/autograd/gradient_slot.h"
 #include "lockstep/engine/autograd/hooks.h"
+#include "lockstep/engine/transfer.h"
 
 namespace lockstep::distributed {
 
@@ -71,6 +73,25 @@ class Reducer {
   // float64, instead of the share.
   Outcome finish(bool poisoned, const StepTrailer::Share& share, double unscale = 1.0,
                  const Tensor& losses = {});
+
+  // The end of a step that is being captured (engine/capture.h), by a world of one, which has
+  // nobody to wait for.
+  struct Captured {
+    std::vector<std::shared_ptr<autograd::GradientSlot>> slots;  // of gradients
+    std::vector<bool> required;                                  // whether each parameter was
+    std::vector<double> trailer;                                 // as far as the host knows it
+    FiniteCheck finite_check{false};
+    Tensor non_finite;  // what that answers
+    // On the device, float64: the terms of the loss as in the trailer, and non_finite.
+    Tensor found;
+    std::unique_ptr<PinnedMemory> fetched;
+  };
+  // Instead of finish(). `unscale`, on the device, may be undefined.
+  Captured capture(const StepTrailer::Share& share, const Tensor& unscale, const Tensor& losses);
+  // Before a replay: throws Error if the gradients would not be where the capture had them.
+  void check_captured(const Captured& captured) const;
+  // Behind it: waits, and says what finish() would.
+  Outcome finish_replay(Captured& captured);
   // No gradients anywhere.
   void discard();
   // Whether there are gradients of this rank that no reduction has taken along.

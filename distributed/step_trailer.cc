@@ -4,6 +4,8 @@
 
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/canonical_sum.h"
+#include "lockstep/engine/autograd/grad_mode.h"
+#include "lockstep/engine/ops/ops.h"
 #include "lockstep/engine/tensor/check.h"
 
 namespace lockstep::distributed {
@@ -66,6 +68,12 @@ StepTrailer::StepTrailer(int rank, int world, size_t loss_terms)
 size_t StepTrailer::non_finite_at() { return kNonFinite; }
 
 size_t StepTrailer::loss_at() { return kLoss; }
+
+Tensor StepTrailer::split_terms(const Tensor& terms) {
+  const autograd::NoGrad no_grad;
+  const Tensor high = terms.to(DType::kFloat32).to(DType::kFloat64);
+  return stack({high, terms - high}, 1).view({-1});
+}
 
 size_t StepTrailer::joined_at() const { return kLoss + 2 * loss_terms_; }
 

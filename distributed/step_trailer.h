@@ -5,6 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "lockstep/engine/tensor/tensor.h"
+
 namespace lockstep::distributed {
 
 // What each rank says about its part of a reduction. It lies in the last bucket's trailer, is
@@ -41,6 +43,7 @@ class StepTrailer {
   // that is not 0, and for each term of the loss its high and its low part.
   static size_t non_finite_at();
   static size_t loss_at();
+  static Tensor split_terms(const Tensor& terms);  // into those parts, on a device
   // `wanted`: the reducer's places that this rank wants to have reduced.
   std::vector<double> write(const Share& share, bool non_finite,
                             const std::vector<bool>& wanted) const;

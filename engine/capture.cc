@@ -1,5 +1,8 @@
 #include "lockstep/engine/capture.h"
 
+#include <condition_variable>
+#include <exception>
+#include <mutex>
 #include <utility>
 
 #include "lockstep/engine/tensor/check.h"
@@ -9,6 +12,38 @@ namespace {
 
 thread_local DeviceGraph* t_graph = nullptr;
 thread_local uint64_t t_epoch = 0;
+
+// Captures go first, so that none waits for long.
+class Turns {
+ public:
+  void begin_capture() {
+    std::unique_lock lock(mutex_);
+    ++captures_;
+    changed_.wait(lock, [this] { return others_ == 0; });
+  }
+  void end_capture() { leave(captures_); }
+  void begin_other() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return captures_ == 0; });
+    ++others_;
+  }
+  void end_other() { leave(others_); }
+
+ private:
+  void leave(int& count) {
+    const std::lock_guard lock(mutex_);
+    --count;
+    changed_.notify_all();
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int captures_ = 0, others_ = 0;
+};
+
+Turns& turns() {
+  static Turns only;
+  return only;
+}
 
 }  // namespace
 
@@ -29,7 +64,15 @@ void DeviceGraph::run_before_replay() const {
 void DeviceGraph::after_replay(std::function<void()> run) { after_.push_back(std::move(run)); }
 
 void DeviceGraph::run_after_replay() const {
-  for (const auto& run : after_) run();
+  std::exception_ptr first;
+  for (const auto& run : after_) {
+    try {
+      run();
+    } catch (...) {
+      if (!first) first = std::current_exception();
+    }
+  }
+  if (first) std::rethrow_exception(first);
 }
 
 void DeviceGraph::at_end(std::function<void()> check) { at_end_.push_back(std::move(check)); }
@@ -53,10 +96,16 @@ void DeviceGraph::forget() {
 }
 
 DeviceGraph* graph_in_capture() { return t_graph; }
+
 void set_graph_in_capture(DeviceGraph* graph) {
+  if (graph != nullptr && t_graph == nullptr) turns().begin_capture();
+  if (graph == nullptr && t_graph != nullptr) turns().end_capture();
   begin_capture_epoch();
   t_graph = graph;
 }
+
+NoCaptures::NoCaptures() { turns().begin_other(); }
+NoCaptures::~NoCaptures() { turns().end_other(); }
 
 uint64_t capture_epoch() { return t_epoch; }
 void begin_capture_epoch() { ++t_epoch; }

@@ -50,10 +50,17 @@ class DeviceGraph {
   // ops of this capture only.
   virtual Tensor value(std::function<float()> now) = 0;
 
+  // From here on random ops draw as if `now`, asked for at each replay, were the key of the first
+  // of them; at this moment it is `first`.
+  virtual void enter_random_scope(const RandomKey& first, std::function<RandomKey()> now) = 0;
+  // As before again. `drawn`: numbers of ops that have drawn in the scope, on any device.
+  virtual void leave_random_scope(uint32_t drawn) = 0;
+
   // Whether a replay makes the updates that are recorded from now on.
   struct Skip {
     Tensor flag;           // float32 on the device: if not 0, it does not
     bool skipped = false;  // by the last replay, as far as somebody has looked
+    bool throws = false;   // somebody throws then, behind the replay
   };
   void skip_updates_if(std::shared_ptr<Skip> skip);  // null: it does
   const std::shared_ptr<Skip>& skip() const { return skip_; }
@@ -62,7 +69,8 @@ class DeviceGraph {
   // happened. `run` may be null.
   void before_replay(std::function<void()> check, std::function<void()> run);
   void run_before_replay() const;
-  // What it has to do behind it, in this order; may wait.
+  // What it has to do behind it, in this order; may wait. All of it is done even if something
+  // throws; the first exception leaves the replay then.
   void after_replay(std::function<void()> run);
   void run_after_replay() const;
 
@@ -97,8 +105,20 @@ class Capturing {
   virtual std::unique_ptr<DeviceGraph> make_graph() = 0;
 };
 
+// While one lives, no capture is under way: making it waits for the end of those that are, and
+// later ones wait for its end. For threads beside the training that use a device, such as those
+// that fetch data; not for one that captures, or that a capture waits for.
+class NoCaptures {
+ public:
+  NoCaptures();
+  ~NoCaptures();
+  NoCaptures(const NoCaptures&) = delete;
+  NoCaptures& operator=(const NoCaptures&) = delete;
+};
+
 // The graph that this thread captures; null while there is none.
 DeviceGraph* graph_in_capture();
+// Where there was none, waits while NoCaptures live.
 void set_graph_in_capture(DeviceGraph* graph);
 
 // Changes where this thread begins or ends a capture, and with each replay: what has been computed

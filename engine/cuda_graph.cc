@@ -40,9 +40,14 @@ void CUDAGraph::capture_begin(Device device) {
                "[cuda graph] this thread captures another graph; captures do not nest");
   auto graph = capturing.make_graph();
   begun_ = random_state();
-  graph->begin(key_of(begun_));
+  set_graph_in_capture(graph.get());
+  try {
+    graph->begin(key_of(begun_));
+  } catch (...) {
+    set_graph_in_capture(nullptr);
+    throw;
+  }
   graph_ = std::move(graph);
-  set_graph_in_capture(graph_.get());
   why_none_.clear();
 }
 
@@ -50,7 +55,6 @@ void CUDAGraph::capture_end() {
   check<Error>(graph_ != nullptr && graph_in_capture() == graph_.get(),
                "[cuda graph] capture_end() without a capture_begin() by this thread");
   const RandomState now = random_state();
-  set_graph_in_capture(nullptr);
   set_random_state(begun_);
   try {
     graph_->run_at_end();
@@ -65,6 +69,7 @@ void CUDAGraph::capture_end() {
                  "[cuda graph] of {} random ops {} drew their numbers on the host, where a replay "
                  "does not come by; make them on the device",
                  ordinals_, ordinals_ - graph_->draws());
+    set_graph_in_capture(nullptr);
   } catch (...) {
     reset();
     throw;
@@ -92,11 +97,12 @@ void CUDAGraph::replay() {
 void CUDAGraph::reset() noexcept {
   why_none_.clear();
   if (graph_ == nullptr) return;
-  if (graph_in_capture() == graph_.get()) {
+  const bool capturing = graph_in_capture() == graph_.get();
+  graph_->abandon();
+  if (capturing) {
     set_graph_in_capture(nullptr);
     set_random_state(begun_);
   }
-  graph_->abandon();
   graph_.reset();
   captured_ = false;
   ordinals_ = 0;

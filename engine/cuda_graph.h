@@ -38,9 +38,10 @@ class CUDAGraph {
   void capture_begin(Device device = {DeviceType::kCuda, 0});
   // Throws, and leaves this empty, if something has been called that cannot be captured.
   void capture_end();
-  // Issues all of it, ahead of what comes next; waits for it if the step has a GradScaler. Throws,
-  // and does nothing, where there is no graph, or where an optimizer of the step, or what it
-  // remembers, is not the same any more.
+  // Issues all of it, ahead of what comes next; waits for it if the step has a GradScaler or a
+  // DataParallel, which then throws what its backward() would. Throws, and does nothing, where
+  // there is no graph, or where an optimizer of the step, or what it remembers, is not the same any
+  // more.
   void replay();
   // Forgets the graph, and gives back the memory that no tensor uses. Waits for the last replay.
   void reset() noexcept;

@@ -21,8 +21,7 @@ CudaGraph::CudaGraph(Captures& captures) : captures_(captures) {}
 
 void CudaGraph::begin(const RandomKey& random) {
   memory_ = captures_.make_memory();
-  begun_ = random;
-  random_ = add_slot(sizeof(RandomKey));
+  scopes_ = {{random, add_slot(sizeof(RandomKey)), {}}};
   captures_.start(*this);
   capturing_ = true;
 }
@@ -50,7 +49,7 @@ void CudaGraph::abandon() noexcept {
   chunks_.clear();
   captures_.bury({std::exchange(executable_, nullptr), std::move(memory_)});
   fill_slots_.clear();
-  draws_.clear();
+  scopes_.clear();
   nodes_ = 0;
   forget();
 }
@@ -60,7 +59,7 @@ void CudaGraph::check_launch() const { captures_.current(); }
 void CudaGraph::launch(const RandomKey& random) {
   check_cuda(cudaSetDevice(captures_.device_), "cudaSetDevice");
   captures_.current();  // throws where another thread captures
-  std::memcpy(random_.host, &random, sizeof random);
+  std::memcpy(scopes_.front().slot.host, &random, sizeof random);
   for (const auto& fill : fill_slots_) fill();
   for (const auto& chunk : chunks_) {
     captures_.pinned_.copy_to_device(chunk->device, chunk->host.data(), chunk->used,
@@ -109,6 +108,26 @@ Tensor CudaGraph::value(std::function<float()> now) {
                      {DeviceType::kCuda, static_cast<int16_t>(captures_.device_)});
 }
 
+void CudaGraph::enter_random_scope(const RandomKey& first, std::function<RandomKey()> now) {
+  const Slot slot = add_slot(sizeof(RandomKey));
+  fill_slots_.emplace_back([slot, now = std::move(now)] {
+    const RandomKey is = now();
+    std::memcpy(slot.host, &is, sizeof is);
+  });
+  scopes_.push_back({first, slot, {}});
+}
+
+void CudaGraph::leave_random_scope(uint32_t drawn) {
+  const size_t here = scopes_.back().ordinals.size();
+  if (drawn != here) {
+    invalidate(
+        fmt::format("[cuda graph] of {} random ops in a scope {} drew their numbers on the host, "
+                    "where a replay does not come by; make them on the device",
+                    drawn, drawn - here));
+  }
+  scopes_.pop_back();
+}
+
 void CudaGraph::sgd_step(std::span<const OptimizerSegment> segments,
                          std::function<SgdArgs()> args) {
   const SgdArgs now = args();
@@ -122,17 +141,18 @@ void CudaGraph::adam_step(std::span<const OptimizerSegment> segments,
 }
 
 RandomKey CudaGraph::relative(const RandomKey& key) {
-  const bool same = key.philox.key0 == begun_.philox.key0 &&
-                    key.philox.key1 == begun_.philox.key1 && key.step == begun_.step &&
-                    key.micro_batch == begun_.micro_batch && key.ordinal >= begun_.ordinal;
+  auto& [first, slot, ordinals] = scopes_.back();
+  const bool same = key.philox.key0 == first.philox.key0 && key.philox.key1 == first.philox.key1 &&
+                    key.step == first.step && key.micro_batch == first.micro_batch &&
+                    key.ordinal >= first.ordinal;
   if (!same) {
     forbid_in_capture("a random op in a RandomScope, or after a seed, of the captured step's own",
                       "all replays would draw the same numbers. Seed before the capture, and open "
                       "the RandomScope around the capture and around each replay");
   }
   RandomKey result;
-  result.ordinal = key.ordinal - begun_.ordinal;
-  draws_.insert(result.ordinal);
+  result.ordinal = key.ordinal - first.ordinal;
+  ordinals.insert(result.ordinal);
   return result;
 }
 

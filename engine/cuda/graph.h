@@ -36,18 +36,22 @@ class CudaGraph final : public DeviceGraph {
   void launch(const RandomKey& random) override;
   size_t nodes() const override { return nodes_; }
   size_t bytes() const override { return memory_ ? memory_->bytes() : 0; }
-  uint32_t draws() const override { return static_cast<uint32_t>(draws_.size()); }
+  uint32_t draws() const override { return static_cast<uint32_t>(scopes_.front().ordinals.size()); }
   void sgd_step(std::span<const OptimizerSegment> segments, std::function<SgdArgs()> args) override;
   void adam_step(std::span<const OptimizerSegment> segments,
                  std::function<AdamArgs()> args) override;
 
   Tensor value(std::function<float()> now) override;
+  void enter_random_scope(const RandomKey& first, std::function<RandomKey()> now) override;
+  void leave_random_scope(uint32_t drawn) override;
 
   // -- while it captures
   void* allocate(size_t bytes) { return memory_->allocate(bytes); }
-  // What lies between begin()'s key and this one; throws Error if not only ordinals do.
+  // What lies between the scope's first key and this one; throws Error if not only ordinals do.
   RandomKey relative(const RandomKey& key);
-  const RandomKey* random() const { return static_cast<const RandomKey*>(random_.device); }
+  const RandomKey* random() const {
+    return static_cast<const RandomKey*>(scopes_.back().slot.device);
+  }
 
  private:
   friend class Captures;
@@ -77,9 +81,12 @@ class CudaGraph final : public DeviceGraph {
   size_t nodes_ = 0;
   std::vector<std::shared_ptr<Chunk>> chunks_;
   std::vector<std::function<void()>> fill_slots_;
-  RandomKey begun_;
-  Slot random_;
-  std::set<uint32_t> draws_;  // ordinals after begun_'s
+  struct RandomNumbers {
+    RandomKey first;
+    Slot slot;                    // the same at each replay
+    std::set<uint32_t> ordinals;  // drawn, after the first
+  };
+  std::vector<RandomNumbers> scopes_;  // begin()'s, and those entered since
 };
 
 // A device's captures, one at a time, and the memory of its graphs. Any thread may call.

@@ -9,7 +9,6 @@
 
 #include <gtest/gtest.h>
 
-#include "lockstep/distributed/data_parallel.h"
 #include "lockstep/engine/autograd/checkpoint.h"
 #include "lockstep/engine/backend.h"
 #include "lockstep/engine/cuda_graph.h"
@@ -407,33 +406,6 @@ TEST(CudaGraph, WhatCannotBeCapturedSaysSo) {
   refused([&] { optim::Adagrad({p}).step(); }, "Adagrad's step cannot be captured");
   refused([&] { optim::Adam({p}).step(); }, "first step cannot be captured");
   refused([&] { optim::SGD({p}, {.momentum = 0.9}).step(); }, "first step cannot be captured");
-}
-
-TEST(CudaGraph, DataParallelSaysThatItCannotBeCaptured) {
-  nn::Linear net(3, 1);
-  net.to(kCuda);
-  distributed::DataParallel replicas(net, distributed::make_single_group());
-  const Tensor x = ones({2, 3}, {.device = kCuda});
-  const auto step = [&](int64_t index) {
-    data::Step step;
-    step.index = index;
-    step.global_samples = 2;
-    step.micros.push_back({x, x, 0, 2});
-    for (const Tensor& p : net.parameters()) p.set_grad({});
-    for (auto& micro : replicas.accumulate(step)) {
-      replicas.backward(square(net.forward(micro.x)).sum(), micro.size());
-    }
-    return net.parameters()[0].grad().to_vector();
-  };
-  const std::vector<double> expected = step(0);
-  cuda::CUDAGraph graph;
-  EXPECT_ERROR(
-      {
-        const cuda::GraphCapture capture(graph);
-        step(1);
-      },
-      "a step of DataParallel cannot be captured");
-  EXPECT_EQ(step(2), expected);
 }
 
 TEST(CudaGraph, NumbersDrawnOnTheHostWouldBeFrozen) {
