@@ -36,6 +36,7 @@
 #include "lockstep/engine/tensor/random.h"
 #include "lockstep/engine/tensor/tensor.h"
 #include "lockstep/engine/threads.h"
+#include "lockstep/launch/graphed_step.h"
 #include "lockstep/launch/job.h"
 #include "lockstep/launch/log.h"
 #include "lockstep/launch/options.h"

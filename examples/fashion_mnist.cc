@@ -79,14 +79,15 @@ int main(int argc, char** argv) {
                                         .compression = job.compression(),
                                         .precision = job.precision()});
     optim::Adam adam(net->parameters(), {.lr = lr});
-    for (auto& step : job.steps(images)) {
+    launch::GraphedStep train_step(job, [&](data::Step& step) {
       adam.zero_grad();
       for (auto& micro : replicas.accumulate(step)) {
         const auto loss = nn::cross_entropy(net->forward(micro.x), micro.y);
         replicas.backward(loss, micro.size());
       }
       adam.step();
-    }
+    });
+    for (auto& step : job.steps(images)) train_step(step);
     net->eval();
     job.evaluate(test, [&](const data::Batch& batch) { return net->forward(batch.x); });
   };

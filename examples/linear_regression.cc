@@ -19,13 +19,14 @@ void train(launch::Job& job) {
                                       .compression = job.compression(),
                                       .precision = job.precision()});
   optim::SGD sgd(line.parameters(), {.lr = 0.1});
-  for (auto& step : job.steps(points)) {
+  launch::GraphedStep train_step(job, [&](data::Step& step) {
     sgd.zero_grad();
     for (auto& micro : replicas.accumulate(step)) {
       replicas.backward(nn::mse_loss(line(micro.x), micro.y), micro.size());
     }
     sgd.step();
-  }
+  });
+  for (auto& step : job.steps(points)) train_step(step);
   if (job.rank() == 0) {
     std::printf("y = %.3f x %+.3f (the points were drawn around y = 3 x - 2)\n", line.weight.item(),
                 line.bias.item());

@@ -119,6 +119,9 @@ void Job::track(NamedTensors weights) {
 Report Job::finish() {
   auto& s = *state_;
   s.group->set_activity(distributed::Phase::kEnding);
+  if (options().cuda_graph && !s.has_graphed_step && rank() == 0) {
+    log::warn("--cuda-graph had no effect: the program has no launch::GraphedStep");
+  }
   const distributed::ProcessGroup::LabelScope label(*s.group,
                                                     distributed::Label("the job's report"));
   const double steps = static_cast<double>(std::max<int64_t>(s.steps, 1));

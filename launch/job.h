@@ -18,6 +18,7 @@
 
 namespace lockstep::launch {
 
+class GraphedStep;
 class Job;
 
 // The training steps of a job, for one range-based for. Destroying it (a break or an exception in
@@ -121,6 +122,7 @@ class Job {
   void write_trace();
 
  private:
+  friend class GraphedStep;
   friend struct Steps::State;
   struct State;
   std::unique_ptr<State> state_;

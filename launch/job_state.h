@@ -27,6 +27,7 @@ struct Job::State {
   Device device;
 
   bool steps_given = false;
+  bool has_graphed_step = false;
   int64_t steps = 0;
   int64_t epochs = 0;
   int64_t samples = 0;

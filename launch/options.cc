@@ -73,6 +73,8 @@ void add_common_flags(CLI::App& app, Options& o) {
         "Compute products on GPUs by the algorithms in this file");
   value("--tune-matmul", o.tune_matmul,
         "Choose algorithms for products on GPUs by timing, and write them to this file");
+  app.add_flag("--cuda-graph", o.cuda_graph,
+               "Capture the steps of one rank on a GPU in a CUDA graph");
   value("--data", o.data,
         "Where the data is (else $LOCKSTEP_DATA, else the distribution's folder)");
   value("--checkpoint-dir", o.checkpoint_dir, "Where to keep checkpoints");

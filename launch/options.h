@@ -28,6 +28,7 @@ struct Options {
   std::string matmul_precision = "highest";  // highest, high, medium
   std::string matmul_table;                  // of algorithms for products on GPUs; empty: none
   std::string tune_matmul;                   // where to write such a table; empty: nowhere
+  bool cuda_graph = false;                   // capture steps: see GraphedStep
   std::string data;                          // empty: LOCKSTEP_DATA, else the distribution's folder
   std::string checkpoint_dir;
   std::optional<int64_t> checkpoint_every;

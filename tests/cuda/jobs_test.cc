@@ -26,6 +26,41 @@ TEST(CudaJobs, LinearRegression) {
   expect_same_losses(LINEAR_REGRESSION, "--max-steps 40 --accumulate 2", 1e-5);
 }
 
+// --cuda-graph changes no bit, and says where it changes nothing else.
+TEST(CudaJobs, StepsAsCudaGraphs) {
+  const Folder folder;
+  const auto job = [&](const std::string& arguments, int ranks, const char* said) {
+    const std::string report = (folder.path() / "report.json").string();
+    const Outcome outcome =
+        run_job(LINEAR_REGRESSION, "--max-steps 40 " + arguments + " --report " + report, ranks);
+    EXPECT_EQ(outcome.code, 0) << outcome.output;
+    EXPECT_NE(outcome.output.find(said), std::string::npos) << outcome.output;
+    nlohmann::json json;
+    std::ifstream(report) >> json;
+    return json;
+  };
+  for (const std::string arguments :
+       {"--device cuda", "--device cuda --accumulate 4", "--device cuda --precision bf16",
+        "--device cuda --precision fp16 --accumulate 2"}) {
+    const auto plain = job(arguments, 0, "training on");
+    const auto graph =
+        job(arguments + " --cuda-graph", 0, "from step 3 on a step is one CUDA graph");
+    for (const char* key : {"weights_sha256", "step_losses", "train_loss", "steps", "epochs"}) {
+      EXPECT_EQ(graph.at(key), plain.at(key)) << key << " " << arguments;
+    }
+    EXPECT_EQ(graph.value("skipped_steps", -1), plain.value("skipped_steps", -1));
+    EXPECT_EQ(graph.value("loss_scale", -1.0), plain.value("loss_scale", -1.0));
+  }
+  const auto without = [&](const std::string& arguments, int ranks, const char* said) {
+    EXPECT_EQ(job(arguments + " --cuda-graph", ranks, said).at("weights_sha256"),
+              job(arguments, ranks, "training on").at("weights_sha256"));
+  };
+  without("--device cpu", 0, "--cuda-graph has no effect: CUDA graphs need --device cuda");
+  without("--device cuda", 2, "--cuda-graph has no effect: the host issues what several ranks");
+  without("--device cuda --reduction bitwise --virtual-shards 4", 0,
+          "in reduction mode bitwise cannot be captured: use mode repeatable");
+}
+
 TEST(CudaJobs, CharGptBitwise) {
   expect_same_losses(CHAR_GPT,
                      "--text " GPT_TEXT
