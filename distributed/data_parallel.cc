@@ -349,7 +349,7 @@ bool DataParallel::conclude(Reducer::Outcome outcome, const std::exception_ptr& 
   check_lockstep_now_and_then(active == group_->size());
   throw_wrong_index();
   set_activity(Phase::kStep);
-  report(std::move(outcome), {backward_end.time(), Clock::now()}, skipped);
+  report(std::move(outcome), {backward_done, Clock::now()}, skipped);
   return active == 0;
 }
 
