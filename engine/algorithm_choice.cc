@@ -11,6 +11,7 @@ struct Choices {
   std::mutex mutex;
   AlgorithmChoice choice = AlgorithmChoice::kHeuristic;
   AlgorithmTable table, timed;
+  uint64_t number = 0;
 };
 
 Choices& choices() {
@@ -38,6 +39,13 @@ void set_algorithm_choice(AlgorithmChoice choice, AlgorithmTable table) {
   const std::lock_guard lock(all.mutex);
   all.choice = choice;
   all.table = std::move(table);
+  ++all.number;
+}
+
+uint64_t algorithm_choice_number() {
+  Choices& all = choices();
+  const std::lock_guard lock(all.mutex);
+  return all.number;
 }
 
 AlgorithmChoice algorithm_choice() {

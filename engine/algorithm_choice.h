@@ -21,6 +21,8 @@ using AlgorithmTable = std::map<std::string, std::string>;  // from products to 
 // For products that are called from now on. `table` belongs to kTable.
 void set_algorithm_choice(AlgorithmChoice choice, AlgorithmTable table = {});
 AlgorithmChoice algorithm_choice();
+// Grows with each call of set_algorithm_choice().
+uint64_t algorithm_choice_number();
 
 // The fastest algorithms found so far, for a table of another run.
 AlgorithmTable timed_algorithms();

@@ -3,6 +3,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 #include <cublasLt.h>
 #include <fmt/format.h>
@@ -26,13 +27,21 @@ class Blas {
     const std::lock_guard lock(mutex_);
     if (!handle_.get()) start(stream);
     const BlasProduct product(call, epilogue);
-    const std::pair key(algorithm_choice(), product.key());
-    auto found = algorithms_.find(key);
-    if (found == algorithms_.end()) {
-      const auto chosen = choose_algorithm(handle_.get(), stream, product, workspace_);
-      found = algorithms_.emplace(key, chosen).first;
+    const uint64_t choice = algorithm_choice_number();
+    if (std::exchange(choice_, choice) != choice) algorithms_.clear();
+    auto found = algorithms_.find(product.key());
+    if (found != algorithms_.end()) return issue(stream, product, call, found->second);
+    auto chosen = choose_algorithm(handle_.get(), stream, product, workspace_);
+    // What a capture cannot time is chosen anew behind it.
+    if (algorithm_choice() == AlgorithmChoice::kTimed && graph_in_capture()) {
+      return issue(stream, product, call, chosen);
     }
-    std::optional<cublasLtMatmulAlgo_t>& algorithm = found->second;
+    return issue(stream, product, call, algorithms_.emplace(product.key(), chosen).first->second);
+  }
+
+ private:
+  bool issue(cudaStream_t stream, const BlasProduct& product, const GemmCall& call,
+             std::optional<cublasLtMatmulAlgo_t>& algorithm) const {
     if (!algorithm) return false;
     const auto status = product.run(handle_.get(), stream, *algorithm, workspace_, call.c);
     if (is_refusal(status, product)) {
@@ -43,7 +52,6 @@ class Blas {
     return true;
   }
 
- private:
   void start(cudaStream_t stream) {
     forbid_in_capture("the first product of a device", "make a step before the capture");
     if (!workspace_) {
@@ -55,7 +63,8 @@ class Blas {
   std::mutex mutex_;
   Owned<cublasLtHandle_t, cublasLtDestroy> handle_;
   void* workspace_ = nullptr;  // kept as long as the process
-  std::map<std::pair<AlgorithmChoice, BlasProduct::Key>, std::optional<cublasLtMatmulAlgo_t>>
+  uint64_t choice_ = 0;        // algorithm_choice_number() of those
+  std::map<BlasProduct::Key, std::optional<cublasLtMatmulAlgo_t>>
       algorithms_;  // none: there is none
 };
 

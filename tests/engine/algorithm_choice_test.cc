@@ -61,7 +61,9 @@ TEST(AlgorithmChoice, KeepsTableAndRecordApart) {
   record_timed_algorithm("3x2", "c");
   EXPECT_EQ(algorithm_of_table("3x2"), std::nullopt);
   EXPECT_EQ(timed_algorithms(), (AlgorithmTable{{"3x2", "c"}}));
+  const uint64_t number = algorithm_choice_number();
   set_algorithm_choice(AlgorithmChoice::kTimed);
+  EXPECT_GT(algorithm_choice_number(), number);
   EXPECT_EQ(algorithm_of_table("2x3"), std::nullopt);
 }
 

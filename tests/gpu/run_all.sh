@@ -62,7 +62,8 @@ else
   skip cudnn 'it was not found: convolutions and attention take slow kernels in all that follows'
 fi
 # (cuda_emulation and cuda_plugin are about machines without a GPU.)
-for name in cuda_attention cuda_backend cuda_graph cuda_index_checks cuda_jobs cuda_kernels cuda_ops cuda_staged_group; do
+for name in cuda_attention cuda_backend cuda_captured_step cuda_graph cuda_graphed_step \
+  cuda_index_checks cuda_jobs cuda_kernels cuda_ops cuda_staged_group; do
   step "$name" 240 "$build/tests/cuda/$name" --gtest_brief=1
 done
 
