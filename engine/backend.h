@@ -110,8 +110,7 @@ class Backend {
                       const RandomKey& key) = 0;  // dense floating
 
   // -- reductions and indexing
-  // --------------------------------------------------------------------- out has size 1 in every
-  // reduced dimension. The order of additions depends on the shape only.
+  // `out` has size 1 in every reduced dimension. The order of additions depends on the shape only.
   virtual void sum(const Tensor& out, const Tensor& in) = 0;
   // Extreme along `dim`: values and int64 indices (first on ties, NaN wins) of size 1 there.
   virtual void extreme(const Tensor& values, const Tensor& indices, const Tensor& in, int dim,
