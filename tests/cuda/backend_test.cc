@@ -20,19 +20,12 @@
 #include "lockstep/optim/grad_scaler.h"
 #include "lockstep/optim/sgd.h"
 
+#include "errors.h"
+
 namespace lockstep {
 namespace {
 
 const Device kCuda{DeviceType::kCuda, 0};
-
-std::string text_of_error(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(CudaBackend, ThereIsADevice) {
   ASSERT_GT(cuda_status().devices, 0) << cuda_status().why;

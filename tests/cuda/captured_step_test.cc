@@ -23,27 +23,14 @@
 #include "lockstep/nn/nn.h"
 #include "lockstep/optim/optim.h"
 
+#include "errors.h"
+
 namespace lockstep::distributed {
 namespace {
 
 const Device kCuda{DeviceType::kCuda, 0};
 constexpr int64_t kBatch = 6, kFeatures = 5, kClasses = 4;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
-std::string text_of_error(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-#define EXPECT_ERROR(call, text)                                    \
-  do {                                                              \
-    const std::string got = text_of_error([&] { call; });           \
-    EXPECT_NE(got.find(text), std::string::npos) << "got: " << got; \
-  } while (false)
 
 struct Net : nn::Module {
   nn::Linear first{kFeatures, 8}, last{8, kClasses};

@@ -20,26 +20,13 @@
 #include "lockstep/nn/nn.h"
 #include "lockstep/optim/optim.h"
 
+#include "errors.h"
+
 namespace lockstep {
 namespace {
 
 const Device kCuda{DeviceType::kCuda, 0};
 constexpr int64_t kBatch = 6, kFeatures = 5, kClasses = 4;
-
-std::string text_of_error(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-#define EXPECT_ERROR(call, text)                                    \
-  do {                                                              \
-    const std::string got = text_of_error([&] { call; });           \
-    EXPECT_NE(got.find(text), std::string::npos) << "got: " << got; \
-  } while (false)
 
 struct Net : nn::Module {
   nn::Linear first{kFeatures, 8}, last{8, kClasses};

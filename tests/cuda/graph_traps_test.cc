@@ -17,6 +17,8 @@
 #include "lockstep/nn/nn.h"
 #include "lockstep/optim/optim.h"
 
+#include "errors.h"
+
 namespace lockstep {
 namespace {
 
@@ -24,21 +26,6 @@ using autograd::Autocast;
 using Values = std::vector<double>;
 
 const Device kCuda{DeviceType::kCuda, 0};
-
-std::string text_of_error(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-#define EXPECT_ERROR(call, text)                                    \
-  do {                                                              \
-    const std::string got = text_of_error([&] { call; });           \
-    EXPECT_NE(got.find(text), std::string::npos) << "got: " << got; \
-  } while (false)
 
 struct Training {
   nn::Linear net{5, 3};
@@ -63,6 +50,12 @@ struct Training {
     optimizer.step();
     return now.detach();
   }
+  Tensor capture_step(cuda::CUDAGraph& graph) {
+    cuda::GraphCapture capture(graph);
+    const Tensor now = step();
+    capture.end();
+    return now;
+  }
 };
 
 // Losses of five steps in one scope around all of them, behind one that is thrown away.
@@ -76,11 +69,7 @@ Values losses_in_one_scope(bool captured) {
   }
   cuda::CUDAGraph graph;
   Tensor loss;
-  if (captured) {
-    cuda::GraphCapture capture(graph);
-    loss = t.step();
-    capture.end();
-  }
+  if (captured) loss = t.capture_step(graph);
   Values all;
   for (int i = 0; i < 5; ++i) {
     if (captured) {
@@ -104,11 +93,7 @@ TEST(CudaGraphTraps, AScopeAroundReplaysSeesTheirUpdates) {
   Training t;
   t.step();
   cuda::CUDAGraph graph;
-  {
-    cuda::GraphCapture capture(graph);
-    t.step();
-    capture.end();
-  }
+  t.capture_step(graph);
   const Autocast scope(DType::kBFloat16);
   double before = std::numeric_limits<double>::infinity();
   for (int i = 0; i < 3; ++i) {
@@ -123,11 +108,7 @@ TEST(CudaGraphTraps, ReplaysAreWritesToTheParameters) {
   Training t;
   t.step();
   cuda::CUDAGraph graph;
-  {
-    cuda::GraphCapture capture(graph);
-    t.step();
-    capture.end();
-  }
+  t.capture_step(graph);
   const Tensor again = t.x.detach().requires_grad_();
   const Tensor loss = t.net.forward(again).sum();
   graph.replay();
